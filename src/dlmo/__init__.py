@@ -1,0 +1,30 @@
+"""dlmo: labelled images and the limits of a small device in, the model for it out, with the evidence.
+
+    import dlmo
+    run = dlmo.optimize("photos/", service="low", options=dlmo.Options(time="10m", out=Path("runs/photos")))
+    print(run.choice.result.recipe, run.choice.reasons)
+
+Names are loaded when they are first used, so that `import dlmo` costs nothing.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "optimize": "dlmo.strategy.optimize",
+    "study": "dlmo.strategy.optimize",
+    "Options": "dlmo.strategy.optimize",
+    "evaluate": "dlmo.measure.evaluate",
+    "predict": "dlmo.package.predict",
+    "UserError": "dlmo.errors",
+    "BudgetError": "dlmo.errors",
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dlmo' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,3 @@
+from dlmo.cli import main
+
+main()

@@ -1,0 +1,280 @@
+"""The command line. Holds no logic: reads arguments, calls the Python API, prints."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="dlmo",
+    help="Labelled images and the limits of a small device in, the smallest accurate model out, with the evidence.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="digits, cifar10[:DIR], cifar100[:DIR], or a folder or archive (.zip, .tar, .tar.gz, .tar.xz) with a "
+        "folder per class, with or without train/ val/ test/ on top"
+    ),
+]
+Model = Annotated[Path, typer.Argument(help="a .tflite file")]
+Json = Annotated[bool, typer.Option("--json", help="one JSON document on stdout, everything else on stderr")]
+Networks = Annotated[
+    list[str] | None, typer.Option("--network", help="network to try, may be repeated; see `dlmo networks`")
+]
+Threads = Annotated[int, typer.Option(help="threads of the interpreter when latency is measured")]
+Time = Annotated[str | None, typer.Option("--time", help="time the work may take: 90s, 10m, 2h")]
+Epochs = Annotated[int | None, typer.Option(help="epochs from scratch, instead of --time")]
+InputSize = Annotated[int | None, typer.Option(help="side of the network's input in pixels; default: from the images")]
+GroupBy = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REGEX", help="keep files together in one split whose names agree in this expression's ( ) group"
+    ),
+]
+Stem = Annotated[str, typer.Option(help="the networks' first layers: auto, small, medium, large")]
+Out = Annotated[Path | None, typer.Option(help="folder for the model, all artifacts and the reports")]
+Seed = Annotated[int, typer.Option(help="seed of initial weights, order and augmentation")]
+Target = Annotated[str, typer.Option(help="where the model shall run: cpu")]
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="print the version and stop")] = False) -> None:
+    if version:
+        from dlmo import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def optimize(
+    source: Source,
+    service: Annotated[
+        str, typer.Option(help="low: smallest file, mid: balance, high: accuracy; low and mid lose at most 1 point")
+    ] = "mid",
+    max_size: Annotated[str | None, typer.Option(help="largest file: 100KB, 96KiB, 1.5MB")] = None,
+    max_latency: Annotated[str | None, typer.Option(help="longest time for one image: 2ms")] = None,
+    max_ram: Annotated[str | None, typer.Option(help="most memory: 256KB")] = None,
+    min_accuracy: Annotated[float | None, typer.Option(help="least validation accuracy, 0 to 1")] = None,
+    max_drop: Annotated[float | None, typer.Option(help="most accuracy lost against NQ, 0 to 1")] = None,
+    target: Target = "cpu",
+    threads: Threads = 1,
+    network: Networks = None,
+    time: Time = "10m",
+    epochs: Epochs = None,
+    input_size: InputSize = None,
+    group_by: GroupBy = None,
+    stem: Stem = "auto",
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Train, compress, convert and measure; choose the model for a service or explicit limits."""
+    from dlmo.errors import BudgetError
+    from dlmo.strategy.optimize import Options
+    from dlmo.strategy.optimize import optimize as work
+
+    options = Options(
+        time=time, epochs=epochs, threads=threads, seeds=(seed,), input_size=input_size, group_by=group_by,
+        stem=stem, target=target, out=out,
+    )  # fmt: skip
+    code = 0
+    with _progress() as progress:
+        try:
+            run = work(
+                source, service=service, max_size=max_size, max_latency=max_latency, max_ram=max_ram,
+                min_accuracy=min_accuracy, max_drop=max_drop, network=network or (), options=options,
+                progress=progress,
+            )  # fmt: skip
+        except BudgetError as error:
+            run, code = error.run, 3
+    _print_run(run, out, as_json)
+    raise typer.Exit(code)
+
+
+@app.command()
+def study(
+    source: Source,
+    network: Networks = None,
+    setup: Annotated[
+        list[str] | None, typer.Option(help="setup to measure, may be repeated; default all; see `dlmo setups`")
+    ] = None,
+    recipe: Annotated[list[str] | None, typer.Option(help='a recipe, such as "resnet20 > prune(0.9) > int8"')] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="how many seeds to train each recipe with")] = 1,
+    target: Target = "cpu",
+    threads: Threads = 1,
+    time: Time = None,
+    epochs: Epochs = None,
+    input_size: InputSize = None,
+    group_by: GroupBy = None,
+    stem: Stem = "auto",
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Measure setups and recipes on networks, side by side."""
+    from dlmo.strategy.optimize import Options
+    from dlmo.strategy.optimize import study as work
+
+    options = Options(
+        time=time, epochs=epochs, threads=threads, seeds=tuple(range(seeds)), input_size=input_size,
+        group_by=group_by, stem=stem, target=target, out=out,
+    )  # fmt: skip
+    with _progress() as progress:
+        run = work(
+            source, network=network or (), setup=setup or (), recipe=recipe or (), options=options, progress=progress
+        )
+    _print_run(run, out, as_json)
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    source: Source,
+    split: Annotated[str, typer.Option(help="train, validation or test")] = "test",
+    threads: Threads = 1,
+    group_by: GroupBy = None,
+    as_json: Json = False,
+) -> None:
+    """Accuracy, size, latency and memory of a .tflite file, also of one dlmo did not make."""
+    from dlmo.measure.evaluate import evaluate as work
+
+    evaluation = work(model, source, split=split, threads=threads, group_by=group_by)
+    if as_json:
+        _print_json(evaluation.to_json())
+        return
+    from dlmo.report.terminal import print_evaluation
+
+    print_evaluation(evaluation, _console())
+
+
+@app.command()
+def predict(
+    package: Annotated[Path, typer.Argument(help="a folder that `dlmo optimize --out` wrote")],
+    images: Annotated[list[Path], typer.Argument(help="image files")],
+    top: Annotated[int, typer.Option(min=1, help="how many classes to print")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Classify images with a package."""
+    from dlmo.package.predict import predict as work
+
+    predictions = work(package, images, top)
+    if as_json:
+        _print_json([prediction.to_json() for prediction in predictions])
+        return
+    for prediction in predictions:
+        best = ", ".join(f"{name} {share:.1%}" for name, share in zip(prediction.classes, prediction.shares))
+        print(f"{prediction.image}: {best}")
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="a folder that `dlmo optimize --out` wrote")], as_json: Json = False
+) -> None:
+    """Print a run's results again, and where its page lies."""
+    from dlmo.errors import UserError
+
+    try:
+        document = json.loads((run / "results.json").read_text())
+    except (OSError, ValueError):
+        raise UserError(f"{run} holds no results.json; name a folder that `dlmo optimize --out` wrote") from None
+    from dlmo.report.terminal import print_document
+
+    print_document(document, _console())
+    print(f"page: {run / 'report.html'}")
+
+
+@app.command()
+def networks(as_json: Json = False) -> None:
+    """List the networks."""
+    from dataclasses import asdict
+
+    from dlmo import networks
+
+    if as_json:
+        _print_json([asdict(info) for info in networks.names()])
+        return
+    for info in networks.names():
+        print(f"{info.name:20}{info.description} ({info.paper})")
+    print("Any name takes a width, such as mobilenet_v2@0.5.")
+
+
+@app.command()
+def setups(as_json: Json = False) -> None:
+    """List the study's setups and the steps recipes are made of."""
+    from dlmo.study.recipe import SETUPS, STEPS
+
+    if as_json:
+        steps = {name: {"summary": step.summary, "options": step.model_json_schema()} for name, step in STEPS.items()}
+        _print_json({"setups": SETUPS, "steps": steps})
+        return
+    for code, steps in SETUPS.items():
+        print(f"{code:9}{steps}")
+    print("\nsteps of a recipe, written NETWORK > STEP(VALUE, OPTION=VALUE) > ... > PRECISION:")
+    for name, step in STEPS.items():
+        options = ", ".join(f"{field}={entry.default}" for field, entry in step.model_fields.items())
+        print(f"{name:14}{step.summary}" + (f" ({options})" if options else ""))
+
+
+def main() -> None:
+    """Run the command line; turns the errors of users into one line and an exit code."""
+    from dlmo.errors import UserError
+
+    try:
+        app(standalone_mode=False)
+    except UserError as error:
+        _fail(str(error), 2)
+    except KeyboardInterrupt:
+        _fail("stopped; run the same command again to go on where it stopped", 130)
+    except typer.Exit as error:
+        sys.exit(error.exit_code)
+    except Exception as error:
+        _fail_as_click(error)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"dlmo: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _fail_as_click(error: Exception) -> None:
+    """Wrong options are the user's; anything else is ours and keeps its traceback."""
+    import click
+
+    if isinstance(error, click.exceptions.Abort):
+        _fail("stopped; run the same command again to go on where it stopped", 130)
+    if isinstance(error, click.ClickException):
+        _fail(error.format_message(), 2)
+    raise error
+
+
+def _progress():
+    from dlmo.report.progress import TerminalProgress
+
+    return TerminalProgress()
+
+
+def _console():
+    from rich.console import Console
+
+    return Console()
+
+
+def _print_run(run, out: Path | None, as_json: bool) -> None:
+    if as_json:
+        _print_json(run.to_json())
+        return
+    from dlmo.report.terminal import print_run
+
+    print_run(run, _console())
+    if out is not None:
+        print(f"\nmodel: {out / 'model.tflite'}\nreport: {out / 'report.html'}")
+
+
+def _print_json(document: object) -> None:
+    print(json.dumps(document, ensure_ascii=False))

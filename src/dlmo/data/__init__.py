@@ -1,0 +1,76 @@
+"""Labelled images from any source as one `Dataset`: decoded once, to one size, in three splits."""
+
+import difflib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from dlmo.data import cifar, digits, folder
+from dlmo.data.dataset import Dataset, Skipped, Split
+from dlmo.data.files import ARCHIVE_SUFFIXES
+from dlmo.data.options import LoadOptions, Progress, check_channels, check_size, check_workers
+from dlmo.data.preprocessing import Preprocessing
+from dlmo.errors import UserError
+
+__all__ = ["SOURCES", "Dataset", "Preprocessing", "Skipped", "Split", "load"]
+
+# A source is called with what follows its name and a colon (None if nothing does) and the options.
+SOURCES: dict[str, Callable[[str | None, LoadOptions], Dataset]] = {
+    "digits": digits.load,
+    "cifar10": cifar.load_cifar10,
+    "cifar100": cifar.load_cifar100,
+}
+
+
+def load(
+    source: str,
+    *,
+    input_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    group_by: str | None = None,
+    split_seed: int = 0,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Reads `digits`, `cifar10[:PATH]`, `cifar100[:PATH]`, a folder or an archive with a folder per class.
+
+    input_size: one side or (height, width) in pixels; by default the source's own, or for files the
+        median of their longer sides.
+    channels: 1 or 3; by default 1 exactly when every image is grey.
+    group_by: regular expression with a capture group, searched in each file's name; files of one group
+        never fall into two splits.
+    split_seed: the same source and seed give the same splits.
+    workers: threads that decode; by default one per available CPU.
+    progress: called as progress(done, total) in images, from the calling thread.
+
+    A source's name goes before a folder of the same name: write `./digits` for that folder.
+    Raises UserError for whatever is wrong with the source or an argument.
+    """
+    options = LoadOptions(
+        check_size(input_size),
+        check_channels(channels),
+        group_by,
+        split_seed,
+        check_workers(workers),
+        progress,
+    )
+    source = os.fspath(source)
+    name, colon, rest = source.partition(":")
+    if name in SOURCES:
+        return SOURCES[name](rest if colon else None, options)
+    path = Path(source).expanduser()
+    if not source or not path.exists():
+        raise UserError(_unknown(source))
+    return folder.load(path, options)
+
+
+def _unknown(source: str) -> str:
+    """Why `source` is nothing that can be loaded, and what may have been meant."""
+    known = ", ".join(SOURCES)
+    looks_like_path = "/" in source or os.sep in source or source.lower().endswith(ARCHIVE_SUFFIXES)
+    close = difflib.get_close_matches(source.partition(":")[0].lower(), SOURCES, n=1)
+    if close and not source.lower().endswith(ARCHIVE_SUFFIXES):
+        return f"no source, folder or archive {source!r}; did you mean {close[0]!r}?"
+    if looks_like_path:
+        return f"{source!r} does not exist; give an existing folder or archive, or one of {known}"
+    return f"no source or folder {source!r}; give one of {known}, or the path of a folder or archive"

@@ -1,0 +1,147 @@
+"""The last step of every source: missing splits are cut, the data is looked over, the fingerprint taken."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from dlmo.data.dataset import Dataset, Skipped, Split, fingerprint
+from dlmo.data.options import LoadOptions
+from dlmo.data.preprocessing import Preprocessing
+from dlmo.data.splits import (
+    TEST_PERCENT,
+    Cut,
+    check_counts,
+    find_groups,
+    grouped,
+    stratified,
+    validation_percent,
+)
+from dlmo.errors import UserError
+
+IMBALANCE_NOTE = 1.5  # largest class over smallest, above which the user is told
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Decoded images as the source has them: `validation` and `test` are None where it has no such split.
+
+    root: what all names begin with and does not tell one image from another (wrapper folders).
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    validation: Split | None
+    test: Split | None
+    preprocessing: Preprocessing
+    root: str = ""
+    skipped: tuple[Skipped, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def assemble(labelled: Labelled, options: LoadOptions) -> Dataset:
+    """Cuts test, then validation, from the training images where the source lacks them.
+
+    Raises UserError for fewer than two classes, a class with too few images, an unfit group_by.
+    """
+    classes = labelled.classes
+    if len(classes) < 2:
+        found = f"one class only, {classes[0]!r}" if classes else "no class"
+        raise UserError(f"{labelled.name}: {found}; at least two are needed, each in its own folder")
+    given = {"validation": labelled.validation, "test": labelled.test}
+    given = {name: split for name, split in given.items() if split is not None}
+    check_counts(labelled.train.labels, classes, 2 - len(given))
+    notes = [*labelled.notes, *_group_overlap(labelled, options.group_by)]
+    train = labelled.train
+    for name in ("test", "validation"):
+        if name in given:
+            notes.append(f"{name}: {len(given[name])} images, the source's own")
+            notes += _absent(name, given[name], classes)
+        else:
+            # What stays must still do for training and for the cut that may follow.
+            leave = 2 if name == "test" and "validation" not in given else 1
+            train, given[name], note = _cut(name, train, labelled, options, leave)
+            notes.append(note)
+    splits = train, given["validation"], given["test"]
+    return Dataset(
+        labelled.name,
+        classes,
+        *splits,
+        labelled.preprocessing,
+        labelled.skipped,
+        (*notes, *_imbalance(train, classes), *_copies(*splits)),
+        fingerprint(classes, splits),
+    )
+
+
+def _cut(
+    name: str, train: Split, labelled: Labelled, options: LoadOptions, leave: int
+) -> tuple[Split, Split, str]:
+    """Training images without the cut, the cut, and the note on it."""
+    percent = TEST_PERCENT if name == "test" else validation_percent(len(train))
+    cut = Cut(name, percent, options.split_seed, leave)
+    how = f"stratified, seed {options.split_seed}"
+    if options.group_by is None:
+        keys = [key.removeprefix(labelled.root) for key in train.names]
+        indices = stratified(train.labels, keys, labelled.classes, cut)
+    else:
+        found = find_groups(train.names, options.group_by)
+        groups, inverse = np.unique(found, return_inverse=True)
+        indices = grouped(train.labels, inverse, groups.tolist(), labelled.classes, cut)
+        how += f", grouped by {options.group_by} ({len(set(inverse[indices]))} of {len(groups)} groups)"
+    rest = np.setdiff1d(np.arange(len(train)), indices)
+    whole = "images" if name == "test" and labelled.validation is None else "training images"
+    note = f"{name}: {len(indices)} of {len(train)} {whole}, {how}"
+    return train.take(rest), train.take(indices), note
+
+
+def _group_overlap(labelled: Labelled, group_by: str | None) -> list[str]:
+    """Tells of groups that the source itself put into two splits."""
+    if group_by is None:
+        return []
+    seen = set(find_groups(labelled.train.names, group_by))
+    notes = []
+    for name, split in (("validation", labelled.validation), ("test", labelled.test)):
+        if split is not None:
+            shared = seen & set(find_groups(split.names, group_by))
+            if shared:
+                notes.append(
+                    f"{len(shared)} groups lie in both train and {name} of the source, e.g. {min(shared)}"
+                )
+    return notes
+
+
+def _absent(name: str, split: Split, classes: tuple[str, ...]) -> list[str]:
+    counts = np.bincount(split.labels, minlength=len(classes))
+    absent = [label for label, count in zip(classes, counts) if count == 0]
+    return [f"{name} has no image of class {', '.join(absent)}"] if absent else []
+
+
+def _imbalance(train: Split, classes: tuple[str, ...]) -> list[str]:
+    counts = np.bincount(train.labels, minlength=len(classes))
+    most, least = int(np.argmax(counts)), int(np.argmin(counts))
+    ratio = counts[most] / counts[least]
+    if ratio <= IMBALANCE_NOTE:
+        return []
+    return [
+        f"imbalance {ratio:.1f}x in train: largest {classes[most]} {counts[most]}, "
+        f"smallest {classes[least]} {counts[least]}; training weights the loss"
+    ]
+
+
+def _copies(train: Split, validation: Split, test: Split) -> list[str]:
+    """Tells of test images whose pixels, at input size, are also among those that training or choice sees."""
+    seen = _digests(train) | _digests(validation)
+    copies = sum(digest in seen for digest in map(_digest, test.images))
+    if not copies:
+        return []
+    return [f"{copies} of {len(test)} test images are exact copies of a training or validation image"]
+
+
+def _digests(split: Split) -> set[bytes]:
+    return set(map(_digest, split.images))
+
+
+def _digest(pixels: np.ndarray) -> bytes:
+    return hashlib.blake2b(pixels, digest_size=16).digest()

@@ -1,0 +1,235 @@
+"""The files of a folder or an archive behind one interface.
+
+An archive's members are copied one behind the other into a single anonymous temporary file, so no member's
+name ever reaches the file system.
+"""
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import re
+import shutil
+import stat
+import struct
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from dlmo.errors import UserError
+
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
+MAX_UNPACKED_BYTES = 8 * 2**30  # all members of one archive together; above it is refused as a bomb
+
+IGNORED_NAMES = {"__MACOSX", "Thumbs.db", "desktop.ini"}  # left by file managers; hidden names go as well
+
+_MAGIC: tuple[tuple[bytes, Callable[[Path], BinaryIO]], ...] = (
+    (b"\x1f\x8b", gzip.open),
+    (b"\xfd7zXZ\x00", lzma.open),
+    (b"BZh", bz2.open),
+)
+DAMAGED = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    lzma.LZMAError,
+    zlib.error,
+    EOFError,
+    OSError,
+    NotImplementedError,
+    ValueError,
+    struct.error,
+)
+
+Member = tuple[str, BinaryIO | None]  # name inside the archive; content, None for a folder
+
+
+@dataclass(frozen=True)
+class Files:
+    """names: every file, as path inside the source with `/`, sorted; hidden files are left out.
+    folders: every folder, also empty ones, in the same form.
+    open: the content of one name; safe to call from several threads.
+    """
+
+    names: tuple[str, ...]
+    folders: frozenset[str]
+    open: Callable[[str], BinaryIO]
+
+
+@contextmanager
+def open_files(path: Path) -> Iterator[Files]:
+    """The files of a folder or an archive, usable inside the `with`.
+
+    Raises UserError for a file that is no archive, a damaged or encrypted one, and one with links, with
+    members that point outside or with more than MAX_UNPACKED_BYTES in it.
+    """
+    if path.is_dir():
+        yield _folder_files(path)
+    elif path.name.lower().endswith(ARCHIVE_SUFFIXES):
+        with tempfile.TemporaryFile() as spool:
+            yield _archive_files(path, spool)
+    else:
+        raise UserError(
+            f"{path}: neither a folder nor an archive ({' '.join(ARCHIVE_SUFFIXES)}); "
+            "give a folder with one folder of images per class"
+        )
+
+
+def _folder_files(root: Path) -> Files:
+    paths: dict[str, str] = {}
+    folders: set[str] = set()
+    try:
+        _walk(str(root), "", (), paths, folders)
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
+    return Files(tuple(sorted(paths)), frozenset(folders), lambda name: open(paths[name], "rb"))
+
+
+def _walk(
+    folder: str,
+    inside: str,
+    above: tuple[tuple[int, int], ...],
+    paths: dict[str, str],
+    folders: set[str],
+) -> None:
+    """Adds what is in `folder`, called `inside` in the source, to `paths` (by name) and `folders`.
+
+    Links are followed, as people link images rather than copy them; `above` (device and inode of the folders
+    on the way) ends a link that leads back up.
+    """
+    status = os.stat(folder)
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = inside + _printable(entry.name)
+            if _is_ignored(name):
+                continue
+            if entry.is_dir():
+                folders.add(name)
+                _walk(entry.path, name + "/", (*above, here), paths, folders)
+            elif entry.is_file():
+                paths[name] = entry.path
+
+
+def _archive_files(path: Path, spool: BinaryIO) -> Files:
+    spans: dict[str, tuple[int, int]] = {}
+    folders: set[str] = set()
+    try:
+        with closing(_members(path)) as members:
+            for raw_name, content in members:
+                name = _checked_name(path, _printable(raw_name))
+                parents = name.split("/")[: None if content is None else -1]
+                if _is_ignored(name):
+                    continue
+                folders.update("/".join(parents[:depth]) for depth in range(1, len(parents) + 1))
+                if content is not None:
+                    start = spool.tell()
+                    shutil.copyfileobj(content, spool)
+                    spans[name] = (start, spool.tell() - start)
+        spool.flush()
+    except DAMAGED as error:
+        raise UserError(
+            f"{path}: cannot be read as an archive ({_one_line(error)}); download or pack it again"
+        ) from error
+
+    def open_member(name: str) -> BinaryIO:
+        start, size = spans[name]
+        return io.BytesIO(os.pread(spool.fileno(), size, start))
+
+    return Files(tuple(sorted(spans)), frozenset(folders), open_member)
+
+
+def _members(path: Path) -> Iterator[Member]:
+    return _zip_members(path) if path.name.lower().endswith(".zip") else tar_members(path)
+
+
+def tar_members(path: Path) -> Iterator[Member]:
+    """Files and folders of a .tar, packed or not, in one pass; each content is valid until the next member.
+
+    Raises UserError for links, devices and too much content, and tarfile's and the decompressors' errors.
+    """
+    total = 0
+    with _open_packed(path) as stream:
+        with tarfile.open(fileobj=stream, mode="r|") as archive:
+            for member in archive:
+                total = member.offset_data + member.size  # headers count too
+                _check_total(path, total)
+                if member.isdir():
+                    yield member.name, None
+                elif member.isreg() and not member.issparse():
+                    yield member.name, archive.extractfile(member)
+                else:
+                    raise UserError(
+                        f"{path}: member {member.name!r} is a link or special file, which is not followed; "
+                        "pack the files themselves"
+                    )
+        # Only at its end does a packed stream tell that it is cut short or damaged.
+        while chunk := stream.read(2**20):
+            total += len(chunk)
+            _check_total(path, total)
+
+
+def _open_packed(path: Path) -> BinaryIO:
+    """The unpacked bytes; the content decides how, because a .tar.gz is often a plain .tar."""
+    with open(path, "rb") as file:
+        start = file.read(6)
+    for magic, opener in _MAGIC:
+        if start.startswith(magic):
+            return opener(path)
+    return open(path, "rb")
+
+
+def _zip_members(path: Path) -> Iterator[Member]:
+    with zipfile.ZipFile(path) as archive:
+        # A member is never read beyond the size it declares, so the declared sizes are a true bound.
+        _check_total(path, sum(info.file_size for info in archive.infolist()))
+        for info in archive.infolist():
+            name = info.filename.replace("\\", "/")
+            if stat.S_ISLNK(info.external_attr >> 16):
+                raise UserError(
+                    f"{path}: member {name!r} is a link, which is not followed; pack the files themselves"
+                )
+            if info.flag_bits & 1:
+                raise UserError(f"{path}: member {name!r} is encrypted; unpack it and give the folder")
+            if info.is_dir() or name.endswith("/"):
+                yield name, None
+            else:
+                with archive.open(info) as content:
+                    yield name, content
+
+
+def _check_total(path: Path, size: int) -> None:
+    if size > MAX_UNPACKED_BYTES:
+        raise UserError(
+            f"{path}: unpacks to more than {MAX_UNPACKED_BYTES / 2**30:.0f} GiB, which is refused; "
+            "unpack it yourself and give the folder"
+        )
+
+
+def _checked_name(path: Path, name: str) -> str:
+    """A member's name without `.` parts. Raises UserError where it points outside the archive."""
+    parts = name.split("/")
+    if name.startswith(("/", "\\")) or ".." in parts or re.match(r"[A-Za-z]:[/\\]", name):
+        raise UserError(f"{path}: member {name!r} points outside the archive; do not trust this file")
+    return "/".join(part for part in parts if part not in ("", "."))
+
+
+def _printable(name: str) -> str:
+    """A name as text that can be printed and stored: bytes that are no UTF-8 become `\\xNN`."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _is_ignored(name: str) -> bool:
+    return any(part.startswith(".") or part in IGNORED_NAMES for part in name.split("/"))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

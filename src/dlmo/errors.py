@@ -1,0 +1,16 @@
+"""The errors a user can cause. The command line prints them as one line, without a traceback."""
+
+
+class UserError(Exception):
+    """Wrong input: says what, where and what to do. Ends the command with exit code 2."""
+
+
+class BudgetError(Exception):
+    """No result meets the budget. Ends the command with exit code 3, after the results were written.
+
+    run: everything that was found, with the nearest candidates.
+    """
+
+    def __init__(self, run) -> None:
+        super().__init__("no candidate meets the budget; nearest: " + (run.nearest[0] if run.nearest else "none"))
+        self.run = run

@@ -1,0 +1,1 @@
+"""Measuring: accuracy with its interval, paired comparisons, size, latency, memory. Needs no torch."""

@@ -1,0 +1,87 @@
+"""Latency of one image at batch 1, measured fairly: artifacts take turns in one run."""
+
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dlmo.runtimes.litert.interpreter import Runner
+
+_WARM_UP_RUNS = 10
+_ROUNDS = 12
+_SECONDS_PER_TURN = 0.04
+_RUNS_PER_TURN = (4, 100)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds per image at batch 1: median and 90th percentile over `runs` single runs."""
+
+    p50_ms: float
+    p90_ms: float
+    runs: int
+    threads: int
+
+
+def measure_latency(
+    contents: Sequence[bytes], threads: int, progress: Callable[[float], None] | None = None
+) -> list[Latency]:
+    """Time every file, `threads` threads each, in turns: a slow moment of the machine hits all of them alike.
+
+    The input is a fixed random image in the model's own type; setting and reading tensors is not counted.
+    """
+    runners = [Runner(content, threads) for content in contents]
+    per_turn = []
+    for runner in runners:
+        image = np.random.default_rng(0).integers(0, 256, (1, *runner.input_shape), np.uint8)
+        runner.interpreter.set_tensor(runner.input["index"], runner.prepare(image))
+        elapsed = _time_runs(runner, _WARM_UP_RUNS)
+        per_turn.append(int(np.clip(_SECONDS_PER_TURN * 1e9 / np.median(elapsed), *_RUNS_PER_TURN)))
+    times: list[list[np.ndarray]] = [[] for _ in runners]
+    for turn in range(_ROUNDS):
+        for index, runner in enumerate(runners):
+            _time_runs(runner, 2)  # the turn before left its own weights in the caches
+            times[index].append(_time_runs(runner, per_turn[index]))
+        if progress is not None:
+            progress((turn + 1) / _ROUNDS)
+    merged = [np.concatenate(parts) / 1e6 for parts in times]
+    return [
+        Latency(float(np.median(values)), float(np.percentile(values, 90)), len(values), threads) for values in merged
+    ]
+
+
+def _time_runs(runner: Runner, runs: int) -> np.ndarray:
+    """Nanoseconds of each of `runs` single runs."""
+    invoke = runner.interpreter.invoke
+    elapsed = np.empty(runs, np.int64)
+    for index in range(runs):
+        start = time.perf_counter_ns()
+        invoke()
+        elapsed[index] = time.perf_counter_ns() - start
+    return elapsed
+
+
+def machine() -> dict[str, str | int]:
+    """What the latencies were measured on."""
+    model = platform.processor() or platform.machine()
+    flags: set[str] = set()
+    try:
+        with open("/proc/cpuinfo") as file:
+            lines = dict(line.split(":", 1) for line in file.read().split("\n\n")[0].splitlines() if ":" in line)
+        fields = {key.strip(): value.strip() for key, value in lines.items()}
+        model = fields.get("model name", model)
+        flags = set(fields.get("flags", fields.get("Features", "")).split())
+    except OSError:
+        pass
+    # int8 kernels differ by an order of magnitude between these, so a latency without them says little.
+    known = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
+    return {
+        "cpu": model,
+        "cores": os.cpu_count() or 1,
+        "instructions": " ".join(name for name in known if name in flags),
+        "system": platform.system(),
+        "architecture": platform.machine(),
+    }

@@ -1,0 +1,1 @@
+"""The deployable folder: what lies in it, how it is written, and predicting from it."""

@@ -1,0 +1,116 @@
+"""Writing a run's folder: the chosen model with all it needs, every artifact, the reports."""
+
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dlmo.data.dataset import Dataset
+from dlmo.errors import UserError
+from dlmo.runtimes.litert.flatbuffer import write_atomically
+from dlmo.runtimes.litert.interpreter import Runner
+from dlmo.study.results import Mistake, Run
+from dlmo.study.run import Outcome
+
+_GOLDEN_IMAGES = 8
+_SHOWN_MISTAKES = 12
+
+
+def check_writable(out: Path) -> None:
+    """Raise UserError unless `out` is a folder that can be written, or can be made. Creates nothing."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file; name a folder")
+    existing = out
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"--out {out}: cannot write in {existing}; name another folder")
+
+
+def write_run(
+    out: Path, run: Run, best: Outcome, outcomes: Sequence[Outcome], dataset: Dataset, group_by: str | None
+) -> None:
+    """Write the folder of the contract. Files are written whole one by one, `results.json` last."""
+    from dlmo.report.html import render
+    from dlmo.report.model_card import model_card
+
+    check_writable(out)
+    artifacts = out / "artifacts"
+    (out / "golden").mkdir(parents=True, exist_ok=True)
+    artifacts.mkdir(exist_ok=True)
+    for outcome in outcomes:
+        write_atomically(artifacts / outcome.result.artifact, outcome.content)
+    for folder in (out, artifacts):
+        _write_text(folder / "labels.txt", "".join(f"{name}\n" for name in dataset.classes))
+        _write_text(folder / "preprocessing.json", _json(preprocessing_document(dataset, best.content, group_by)))
+    write_atomically(out / "model.tflite", best.content)
+    _write_golden(out / "golden", best.content, dataset)
+    _write_text(out / "model_card.md", model_card(run))
+    _write_text(out / "report.html", render(run))
+    _write_text(out / "results.csv", run.to_csv())
+    _write_text(out / "results.json", _json(run.to_json()))
+
+
+def preprocessing_document(dataset: Dataset, content: bytes, group_by: str | None) -> dict:
+    """Everything a program needs to feed the model, and how the data was split."""
+    runner = Runner(content)
+    document = dataset.preprocessing.to_json()
+    for name, tensor in (("input_tensor", runner.input), ("output_tensor", runner.output)):
+        scale, zero_point = tensor["quantization"]
+        kind = np.dtype(tensor["dtype"]).name
+        document[name] = {"dtype": kind, "scale": float(scale), "zero_point": int(zero_point)}
+    document["formula"] = "float: (pixel - 128) / 128; int8: pixel - 128"
+    document["split"] = {"seed": 0, "group_by": group_by}
+    return document
+
+
+def mistakes_of(scores: np.ndarray, dataset: Dataset) -> tuple[Mistake, ...]:
+    """The most confident wrong answers on the test images."""
+    shifted = np.exp(scores - scores.max(1, keepdims=True))
+    shares = shifted / shifted.sum(1, keepdims=True)
+    answers = scores.argmax(1)
+    wrong = np.flatnonzero(answers != dataset.test.labels)
+    worst = wrong[np.argsort(-shares[wrong, answers[wrong]], kind="stable")][:_SHOWN_MISTAKES]
+    return tuple(
+        Mistake(
+            png=_png(dataset.test.images[index]),
+            truth=dataset.classes[dataset.test.labels[index]],
+            answer=dataset.classes[answers[index]],
+            confidence=float(shares[index, answers[index]]),
+            name=dataset.test.names[index],
+        )
+        for index in worst
+    )
+
+
+def _write_golden(folder: Path, content: bytes, dataset: Dataset) -> None:
+    """Inputs as the model takes them and the outputs this machine computed, both raw tensors."""
+    runner = Runner(content)
+    images = dataset.test.images[np.linspace(0, len(dataset.test) - 1, _GOLDEN_IMAGES).astype(int)]
+    prepared = runner.prepare(images)
+    outputs = []
+    for image in prepared:
+        runner.run(image[None])
+        outputs.append(runner.interpreter.get_tensor(runner.output["index"]).reshape(-1))
+    for name, array in (("images", images), ("inputs", prepared), ("outputs", np.stack(outputs))):
+        buffer = io.BytesIO()
+        np.save(buffer, array)
+        write_atomically(folder / f"{name}.npy", buffer.getvalue())
+
+
+def _png(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _json(document: dict) -> str:
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+def _write_text(path: Path, text: str) -> None:
+    write_atomically(path, text.encode())

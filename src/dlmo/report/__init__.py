@@ -1,0 +1,1 @@
+"""Reports: terminal tables and progress, one self-contained HTML page, the model card."""

@@ -1,0 +1,306 @@
+"""Vega-Lite charts of a run, as plain dicts.
+
+Colours are written `var(--name)`: the page puts the value of its CSS variable there, so that charts follow
+its light or dark colours.
+"""
+
+import math
+from dataclasses import dataclass
+
+from dlmo.report import wording
+from dlmo.study.results import Result, Run, pareto_front
+
+SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
+# Vega's shapes and the characters that stand for them in the page's legend.
+SHAPES = {
+    "circle": "\u25cf",
+    "square": "\u25a0",
+    "triangle-up": "\u25b2",
+    "diamond": "\u25c6",
+    "cross": "\u271a",
+    "triangle-down": "\u25bc",
+    "triangle-right": "\u25b6",
+    "triangle-left": "\u25c0",
+}
+# Tableau's palettes: told apart on light and on dark ground.
+COLOURS = (
+    *("#4c78a8", "#f58518", "#e45756", "#72b7b2", "#54a24b", "#d8a800", "#b279a2", "#ff9da6", "#9d755d"),
+    *("#8a8f94", "#3d9fd3", "#b86b00", "#a53a3a", "#2f8f83", "#86bf6a", "#7f6bb3"),
+)
+
+
+@dataclass(frozen=True)
+class Key:
+    """An entry of a legend: a mark in a colour (empty: the text's) and what it stands for."""
+
+    mark: str
+    colour: str
+    name: str
+
+
+def scatter_legend(run: Run) -> list[Key]:
+    """Colours of networks, then shapes of setups where there are enough shapes."""
+    networks, setups = _networks(run), _setups(run)
+    keys = [Key("\u25cf", colour, name) for name, colour in zip(networks, _colours(networks)["range"])]
+    if len(setups) <= len(SHAPES):
+        keys += [Key(mark, "", name) for name, mark in zip(setups, SHAPES.values())]
+    return keys
+
+
+def curve_legend(run: Run) -> list[Key]:
+    stages = _stages(run)
+    return [Key("\u25cf", colour, name) for name, colour in zip(stages, _colours(stages)["range"])]
+
+
+def charts(run: Run) -> dict[str, dict]:
+    """Every chart of the page by the id of its place; none where there is nothing to draw."""
+    drawn: dict[str, dict] = {}
+    if run.results:
+        drawn["chart-size"] = scatter(run, "size_bytes", "file size in KB", wording.KB)
+    if any(_plottable(result, "latency_ms") for result in run.results):
+        drawn["chart-latency"] = scatter(run, "latency_ms", "latency p50 in ms", 1)
+    if any(run.curves.values()):
+        drawn["chart-accuracy-curve"] = curve(run, "validation_accuracy", "validation accuracy in %", 100)
+        drawn["chart-loss-curve"] = curve(run, "loss", "training loss", 1)
+    if run.confusion:
+        drawn["chart-confusion"] = confusion(run)
+    return drawn
+
+
+def scatter(run: Run, cost: str, title: str, unit: float) -> dict:
+    """Test accuracy with its interval against a cost on a log axis, with the front of best trades."""
+    results = [result for result in wording.by_network(run) if _plottable(result, cost)]
+    setups = _setups(run)
+    x = {
+        "field": "cost",
+        "type": "quantitative",
+        "title": title,
+        "scale": {"type": "log", "nice": False, "padding": 14},
+    }
+    costs = [getattr(result, cost) / unit for result in results]
+    x["axis"] = {
+        "values": _ticks(min(costs), max(costs)),
+        "format": ",~r",
+        "labelOverlap": "greedy",
+        "labelSeparation": 6,
+    }
+    y = {
+        "field": "accuracy",
+        "type": "quantitative",
+        "title": "test accuracy in %",
+        "scale": {"zero": False},
+    }
+    colour = {"field": "network", "type": "nominal", "scale": _colours(_networks(run)), "legend": None}
+    shape = {"value": "circle"}
+    if len(setups) <= len(SHAPES):
+        scale = {"domain": setups, "range": list(SHAPES)[: len(setups)]}
+        shape = {"field": "setup", "type": "nominal", "scale": scale, "legend": None}
+    points = [_point(result, cost, unit) for result in results]
+    front = [_point(result, cost, unit) for result in pareto_front(tuple(results), cost)]
+    chosen = [_point(result, cost, unit) for result in results if run.choice and result == run.choice.result]
+    return {
+        "$schema": SCHEMA,
+        "width": "container",
+        "autosize": {"type": "fit-x", "contains": "padding"},
+        "height": 340,
+        "data": {"values": points},
+        "encoding": {"x": x, "y": y},
+        "layer": [
+            {
+                "data": {"values": front},
+                "mark": {"type": "line", "color": "var(--front)", "strokeWidth": 1.5, "strokeDash": [5, 4]},
+                "encoding": {"order": {"field": "cost", "type": "quantitative"}},
+            },
+            {
+                "mark": {"type": "rule", "strokeWidth": 1, "opacity": 0.55},
+                "encoding": {"y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": colour},
+            },
+            *([_ring(chosen)] if chosen else []),
+            {
+                "mark": {"type": "point", "filled": True, "size": 75, "opacity": 0.95},
+                "encoding": {"color": colour, "shape": shape, "tooltip": _tooltips()},
+            },
+        ],
+    }
+
+
+def curve(run: Run, field: str, title: str, factor: float) -> dict:
+    """One line per trained stage over its epochs."""
+    stages = _stages(run)
+    values = [
+        {"stage": name, "epoch": epoch.epoch, "value": round(getattr(epoch, field) * factor, 5)}
+        for name in stages
+        for epoch in run.curves[name]
+        if math.isfinite(getattr(epoch, field))
+    ]
+    return {
+        "$schema": SCHEMA,
+        "width": "container",
+        "autosize": {"type": "fit-x", "contains": "padding"},
+        "height": 260,
+        "data": {"values": values},
+        "mark": {"type": "line", "strokeWidth": 1.6, "point": {"size": 12}},
+        "encoding": {
+            "x": {"field": "epoch", "type": "quantitative", "title": "epoch", "axis": {"tickMinStep": 1}},
+            "y": {
+                "field": "value",
+                "type": "quantitative",
+                "title": title,
+                "scale": {"zero": field == "loss"},
+            },
+            "color": {"field": "stage", "type": "nominal", "scale": _colours(stages), "legend": None},
+            "tooltip": [
+                {"field": "stage"},
+                {"field": "epoch"},
+                {"field": "value", "title": title, "format": ".4~g"},
+            ],
+        },
+    }
+
+
+def confusion(run: Run) -> dict:
+    """Heat map of test counts; colour is the share of the true class's images."""
+    names = _unique(run.classes)
+    few = len(names) <= 12
+    # Empty cells are left to the background: a hundred classes have ten thousand of them.
+    cells = [
+        {
+            "truth": names[row],
+            "answer": names[column],
+            "images": images,
+            "share": round(images / sum(counts), 4),
+        }
+        for row, counts in enumerate(run.confusion)
+        for column, images in enumerate(counts)
+        if images
+    ]
+    # A root scale, so that a few mistakes show beside the many right answers.
+    scale = {"type": "sqrt", "domain": [0, 1], "range": ["var(--heat-low)", "var(--heat-high)"]}
+    axis = {
+        "labelFontSize": 11 if len(names) <= 40 else 8,
+        "labelLimit": 140,
+        "labelOverlap": False,
+        "ticks": False,
+    }
+    axes = {
+        "x": {
+            "field": "answer",
+            "type": "nominal",
+            "title": "answer",
+            "scale": {"domain": names},
+            "axis": {**axis, "orient": "top", "labelAngle": 0 if len(names) <= 3 else -60},
+        },
+        "y": {
+            "field": "truth",
+            "type": "nominal",
+            "title": "truth",
+            "scale": {"domain": names},
+            "axis": axis,
+        },
+    }
+    tooltip = [
+        {"field": "truth"},
+        {"field": "answer"},
+        {"field": "images"},
+        {"field": "share", "title": "share of the class", "format": ".1%"},
+    ]
+    gap = 1 if len(names) <= 40 else 0
+    squares = {
+        "mark": {"type": "rect", "stroke": "var(--paper)", "strokeWidth": gap},
+        "encoding": {
+            "color": {"field": "share", "type": "quantitative", "scale": scale, "legend": None},
+            "tooltip": tooltip,
+        },
+    }
+    numbers = {
+        "mark": {"type": "text", "fontSize": 13, "tooltip": False},
+        "encoding": {
+            "text": {"field": "images"},
+            "color": {
+                "condition": {"test": "datum.share > 0.3", "value": "var(--heat-on-high)"},
+                "value": "var(--ink)",
+            },
+        },
+    }
+    step = _cell_size(len(names))
+    return {
+        "$schema": SCHEMA,
+        "width": {"step": step},
+        "height": {"step": step},
+        "data": {"values": cells},
+        "encoding": axes,
+        "layer": [squares, numbers] if few else [squares],
+        "config": {"view": {"fill": "var(--heat-low)", "stroke": None}, "scale": {"bandPaddingInner": 0}},
+    }
+
+
+def _cell_size(classes: int) -> int:
+    if classes <= 3:
+        return 130
+    return 46 if classes <= 12 else 19 if classes <= 40 else 9
+
+
+def _plottable(result: Result, cost: str) -> bool:
+    value = getattr(result, cost)
+    return math.isfinite(value) and value > 0
+
+
+def _point(result: Result, cost: str, unit: float) -> dict:
+    return {
+        "recipe": result.recipe,
+        "network": result.network,
+        "setup": result.setup,
+        "cost": float(f"{getattr(result, cost) / unit:.5g}"),
+        "accuracy": round(result.accuracy * 100, 2),
+        "low": round(result.accuracy_low * 100, 2),
+        "high": round(result.accuracy_high * 100, 2),
+        "interval": wording.interval(result),
+        "size": f"{wording.kilobytes(result.size_bytes)} KB",
+        "latency": f"{wording.milliseconds(result.latency_ms)} ms",
+    }
+
+
+def _ring(chosen: list[dict]) -> dict:
+    mark = {"type": "point", "size": 420, "stroke": "var(--accent)", "strokeWidth": 2.5, "filled": False}
+    return {"data": {"values": chosen}, "mark": mark}
+
+
+def _tooltips() -> list[dict]:
+    fields = [
+        {"field": "recipe", "type": "nominal"},
+        {"field": "setup", "type": "nominal"},
+        {"field": "accuracy", "type": "quantitative", "title": "accuracy in %", "format": ".1f"},
+        {"field": "interval", "type": "nominal", "title": "95 % interval"},
+        {"field": "size", "type": "nominal"},
+        {"field": "latency", "type": "nominal"},
+    ]
+    return fields
+
+
+def _networks(run: Run) -> list[str]:
+    return list(dict.fromkeys(result.network for result in run.results))
+
+
+def _setups(run: Run) -> list[str]:
+    return list(dict.fromkeys(result.setup for result in run.results))
+
+
+def _stages(run: Run) -> list[str]:
+    return [name for name, epochs in run.curves.items() if epochs]
+
+
+def _colours(names: list[str]) -> dict:
+    """A scale from names to colours; they repeat after the last."""
+    return {"domain": names, "range": [COLOURS[index % len(COLOURS)] for index in range(len(names))]}
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """1, 2, 5, 10, ... of a log axis that covers low to high."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    digits = (1, 2, 5) if high / low < 2000 else (1,)
+    return [float(f"{digit}e{decade}") for decade in decades for digit in digits]
+
+
+def _unique(names: tuple[str, ...]) -> list[str]:
+    """Two classes of one name must stay two rows."""
+    return [name if names.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(names)]

@@ -1,0 +1,200 @@
+"""One self-contained HTML page about a run: no file beside it, no network."""
+
+import base64
+import json
+import math
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+import jinja2
+import vl_convert
+from markupsafe import Markup
+
+from dlmo.report import wording
+from dlmo.report.charts import charts, curve_legend, scatter_legend
+from dlmo.report.confusions import mixups, recalls
+from dlmo.study.results import Mistake, Result, Run
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table cell: what is shown and the number or text that sorting goes by."""
+
+    text: str
+    key: float | str
+    kind: str = "number"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Test accuracy as a dot on its interval; positions in percent of the column's width."""
+
+    low: float
+    width: float
+    dot: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the results table."""
+
+    result: Result
+    chosen: bool
+    front: bool
+    accuracy: Cell
+    bar: Bar
+    cells: tuple[Cell, ...]
+
+
+COLUMNS = (
+    ("validation", "% right on validation images; what choices are made on"),
+    ("size KB", "the .tflite file"),
+    ("zip KB", "the same file compressed"),
+    ("p50 ms", "latency of one image, median"),
+    ("p90 ms", "latency of one image, 90 % are faster"),
+    ("RAM KB", "growth of the process's peak memory"),
+    ("delegated", "share of the graph's nodes run by the accelerated kernels, in how many parts"),
+    ("float operators", "computing operators of an int8 file that stayed in float"),
+    ("zeros", "share of zeros among the prunable weights"),
+    ("parameters", ""),
+    ("MACs", "multiply-adds per image"),
+    ("epochs", "of all stages"),
+    ("training", "time of all stages; shared ones count in full"),
+    ("seed", ""),
+)
+
+
+def render(run: Run) -> str:
+    """The page as one string."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    drawn = charts(run)
+    return environment.from_string(_text("page.html")).render(
+        run=run,
+        wording=wording,
+        css=Markup(_text("page.css")),
+        rows=_rows(run),
+        columns=COLUMNS,
+        described=wording.described(run),
+        extremes=_extremes(run),
+        recalls=recalls(run),
+        mixups=mixups(run, 10),
+        mistakes=[(mistake, _data_uri(mistake)) for mistake in run.mistakes],
+        sources=_sources(run),
+        charts=drawn,
+        scatter_legend=scatter_legend(run),
+        curve_legend=curve_legend(run),
+        charts_json=Markup(_script_json(drawn)),
+        vega=Markup(_vega()) if drawn else Markup(""),
+    )
+
+
+def _text(name: str) -> str:
+    return resources.files("dlmo.report").joinpath(name).read_text("utf-8")
+
+
+@cache  # bundling takes seconds
+def _vega() -> str:
+    """Vega, Vega-Lite and vega-embed as one script without imports."""
+    return vl_convert.javascript_bundle().replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def _script_json(value: object) -> str:
+    """JSON that cannot end the script element it stands in."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _data_uri(mistake: Mistake) -> str:
+    return "data:image/png;base64," + base64.b64encode(mistake.png).decode("ascii")
+
+
+def _rows(run: Run) -> list[Row]:
+    front = wording.best_trades(run)
+    chosen = run.choice.result if run.choice else None
+    lowest = min((result.accuracy_low for result in run.results), default=0.0)
+    highest = max((result.accuracy_high for result in run.results), default=1.0)
+    spread = highest - lowest or 1.0
+    return [
+        Row(
+            result=result,
+            chosen=result == chosen,
+            front=result in front,
+            accuracy=Cell(wording.percent(result.accuracy), result.accuracy),
+            bar=Bar(
+                low=round((result.accuracy_low - lowest) / spread * 100, 1),
+                width=round((result.accuracy_high - result.accuracy_low) / spread * 100, 1),
+                dot=round((result.accuracy - lowest) / spread * 100, 1),
+            ),
+            cells=_cells(result),
+        )
+        for result in wording.by_network(run)
+    ]
+
+
+def _cells(result: Result) -> tuple[Cell, ...]:
+    """In the order of COLUMNS."""
+    guessed = "" if result.latency_source == "measured" else "~"
+    ram_guessed = "" if result.ram_source == "measured" or result.ram_bytes is None else "~"
+    floats = ", ".join(result.float_operators)
+    return (
+        Cell(wording.percent(result.validation_accuracy), result.validation_accuracy),
+        Cell(wording.kilobytes(result.size_bytes), result.size_bytes),
+        Cell(wording.kilobytes(result.compressed_bytes), result.compressed_bytes),
+        Cell(guessed + wording.milliseconds(result.latency_ms), _sortable(result.latency_ms)),
+        Cell(guessed + wording.milliseconds(result.latency_p90_ms), _sortable(result.latency_p90_ms)),
+        Cell(ram_guessed + wording.kilobytes(result.ram_bytes), _sortable(result.ram_bytes)),
+        Cell(f"{result.delegated * 100:.0f} % in {result.partitions}", result.delegated),
+        Cell(floats or "none", floats, kind="words"),
+        Cell(f"{result.sparsity * 100:.0f} %", result.sparsity),
+        Cell(wording.count(result.parameters), result.parameters),
+        Cell(wording.count(result.macs), result.macs),
+        Cell(str(result.epochs), result.epochs),
+        Cell(wording.duration(result.seconds), result.seconds),
+        Cell(str(result.seed), result.seed),
+    )
+
+
+def _sortable(value: float | None) -> float:
+    """Unknown numbers go last."""
+    return 1e300 if value is None or not math.isfinite(value) else value
+
+
+def _extremes(run: Run) -> list[tuple[str, Result]]:
+    """What a run without a choice is summed up by."""
+    if not run.results:
+        return []
+    timed = [result for result in run.results if math.isfinite(result.latency_ms)]
+    found = [
+        ("most accurate on validation images", wording.described(run)),
+        ("smallest", min(run.results, key=lambda result: result.size_bytes)),
+    ]
+    return found + ([("fastest", min(timed, key=lambda result: result.latency_ms))] if timed else [])
+
+
+def _sources(run: Run) -> list[tuple[str, str]]:
+    """How each number was got."""
+    if not run.results:
+        return []
+    validation = " or ".join(f"{n:,}" for n in sorted({result.validation_images for result in run.results}))
+    return [
+        (
+            "accuracy",
+            f"measured: the .tflite file run on {wording.test_images(run)} test images, with its 95 % Wilson interval",
+        ),
+        ("validation accuracy", f"measured on {validation} validation images; all choices are made on it"),
+        ("size", f"measured: bytes of the file, and the same compressed; 1 KB = {wording.KB:,} bytes"),
+        (
+            "latency",
+            f"{wording.source(run, 'latency_source')}: one image at a time, {wording.thread_counts(run)}, "
+            "files taking turns so that a slow moment hits all alike",
+        ),
+        (
+            "RAM",
+            f"{wording.source(run, 'ram_source')}: growth of a process's peak memory by loading and running",
+        ),
+        ("parameters, MACs, operators", "counted"),
+        ("delegated", "counted in the graph the runtime really runs"),
+    ]

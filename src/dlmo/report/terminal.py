@@ -1,0 +1,153 @@
+"""Results in a terminal, readable in 80 columns and as plain text in a file."""
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dlmo.report import wording
+from dlmo.study.results import Choice, Result, Run, StepWorth
+
+CHOSEN = ">"  # plain characters: they survive every terminal, font and log file
+FRONT = "*"
+
+
+def print_run(run: Run, console: Console) -> None:
+    """Data set, results, what they rest on, and the choice with its reasons or why there is none."""
+    _say(console, run.title, "bold")
+    _say(console, ", ".join(wording.dataset_facts(run)))
+    if run.budget:
+        _say(console, f"limits: {', '.join(f'{name} {value}' for name, value in wording.facts(run.budget))}")
+    if run.results:
+        console.print()
+        console.print(results_table(run))
+        _say(console, _legend(run), "dim")
+    if run.choice:
+        _print_choice(run.choice, run.target, console)
+    if run.nearest:
+        _heading(console, "Nearest" if run.choice else "Nothing met the limits; nearest")
+        _print_list(console, run.nearest)
+    if run.notes:
+        _heading(console, "Notes")
+        _print_list(console, run.notes)
+
+
+def results_table(run: Run) -> Table:
+    """What was tried and what came out; chosen and Pareto rows marked."""
+    results = wording.by_network(run)
+    front = wording.best_trades(run)
+    chosen = run.choice.result if run.choice else None
+    several_seeds = len({result.seed for result in results}) > 1
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("", no_wrap=True)
+    table.add_column("network", overflow="fold", min_width=min(20, _longest(results)))
+    table.add_column("setup", overflow="fold", min_width=10)
+    if several_seeds:
+        table.add_column("seed", justify="right", no_wrap=True)
+    table.add_column("size\nKB", justify="right", no_wrap=True)
+    table.add_column("accuracy %\n(95 % interval)", justify="right", no_wrap=True)
+    table.add_column("latency\nms p50", justify="right", no_wrap=True)
+    for position, result in enumerate(results):
+        same_network = position > 0 and results[position - 1].network == result.network
+        mark = CHOSEN if result == chosen else FRONT if result in front else ""
+        table.add_row(
+            mark,
+            Text(result.network, style="dim" if same_network else ""),
+            _setup(result),
+            *([str(result.seed)] if several_seeds else []),
+            wording.kilobytes(result.size_bytes),
+            f"{wording.percent(result.accuracy)} ({wording.interval(result)})",
+            _latency(result),
+            style="bold green" if result == chosen else None,
+        )
+    return table
+
+
+def _longest(results: list[Result]) -> int:
+    return max((len(result.network) for result in results), default=7)
+
+
+def _setup(result: Result) -> Text:
+    """The code, and the steps too where their values differ from the setup's."""
+    steps = wording.steps(result)
+    return Text(f"{result.setup}: {steps}" if "(" in steps else result.setup)
+
+
+def _latency(result: Result) -> str:
+    mark = "" if result.latency_source == "measured" else "~"
+    return mark + wording.milliseconds(result.latency_ms)
+
+
+def _legend(run: Run) -> str:
+    chosen = f"{CHOSEN} chosen   " if run.choice else ""
+    estimated = any(result.latency_source != "measured" for result in run.results)
+    lines = [
+        f"{chosen}{FRONT} best trade: nothing tried beats both its accuracy on validation",
+        "  images and its size, or both that accuracy and its latency",
+        f"size: the .tflite file, 1 KB = {wording.KB:,} bytes; accuracy: on {wording.test_images(run)} test images",
+        f"latency: one image, {wording.thread_counts(run)}, target {run.target}, "
+        f"{wording.source(run, 'latency_source')}{'; ~ not measured' if estimated else ''}",
+        f"machine: {wording.machine(run)}",
+    ]
+    return "\n".join(lines)
+
+
+def _print_choice(choice: Choice, target: str, console: Console) -> None:
+    result = choice.result
+    _heading(console, f"Chosen: {result.recipe}", "bold green")
+    _say(
+        console,
+        f"{wording.kilobytes(result.size_bytes)} KB ({wording.kilobytes(result.compressed_bytes)} KB zipped), "
+        f"{wording.percent(result.accuracy)} % right (95 %: {wording.interval(result)}, "
+        f"n = {result.test_images:,}), {wording.milliseconds(result.latency_ms)} ms p50, "
+        f"{wording.milliseconds(result.latency_p90_ms)} ms p90 ({wording.threads(result.threads)}, {target}"
+        f"{'' if result.latency_source == 'measured' else f', {result.latency_source}'})"
+        + (
+            ""
+            if result.ram_bytes is None
+            else f", {wording.kilobytes(result.ram_bytes)} KB RAM ({result.ram_source})"
+        ),
+    )
+    _print_list(console, choice.reasons)
+    if choice.worth:
+        _heading(console, "What each step was worth")
+        console.print(_worth_table(choice.worth))
+    if choice.advice:
+        _heading(console, "The study's advice")
+        _say(console, choice.advice)
+
+
+def _worth_table(worth: tuple[StepWorth, ...]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("step", overflow="fold", min_width=10)
+    table.add_column("accuracy\npoints", justify="right", no_wrap=True)
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("latency", justify="right", no_wrap=True)
+    table.add_column("verdict", overflow="fold")
+    for step in worth:
+        table.add_row(
+            Text(step.step),
+            wording.points(step.gain),
+            wording.ratio(step.size_ratio),
+            wording.ratio(step.latency_ratio),
+            Text(f"{'paid' if step.paid else 'did not pay'}: {step.verdict}"),
+        )
+    return table
+
+
+def _print_list(console: Console, lines: tuple[str, ...]) -> None:
+    table = Table.grid(padding=(0, 1, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for line in lines:
+        table.add_row("-", Text(line))
+    console.print(table)
+
+
+def _heading(console: Console, text: str, style: str = "bold") -> None:
+    console.print()
+    _say(console, text, style)
+
+
+def _say(console: Console, text: str, style: str = "") -> None:
+    # Text, not str: names from users must not be read as markup, numbers not be coloured.
+    console.print(Text(text, style=style, overflow="fold"))

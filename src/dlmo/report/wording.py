@@ -1,0 +1,173 @@
+"""How the reports write numbers and facts; the same in the terminal, on the page and in the model card."""
+
+import math
+
+from dlmo.study.results import Result, Run, pareto_front
+
+KB = 1000
+NOT_KNOWN = "-"
+
+
+def percent(share: float) -> str:
+    """0.9421 -> 94.2"""
+    return f"{share * 100:.1f}"
+
+
+def interval(result: Result) -> str:
+    """The 95 % interval of test accuracy, in percent: 93.1-95.2"""
+    return f"{percent(result.accuracy_low)}-{percent(result.accuracy_high)}"
+
+
+def kilobytes(size: int | None) -> str:
+    """Bytes in KB of 1000 bytes, three digits or more: 3.21, 43.2, 1,234"""
+    return NOT_KNOWN if size is None else _three_digits(size / KB)
+
+
+def milliseconds(value: float) -> str:
+    """0.0123 -> 0.0123, 12.34 -> 12.3"""
+    return _three_digits(value) if math.isfinite(value) else NOT_KNOWN
+
+
+def count(value: int) -> str:
+    """12345678 -> 12.3 M"""
+    for unit, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= unit:
+            return _three_digits(value / unit) + name
+    return str(value)
+
+
+def points(gain: float) -> str:
+    """A difference of accuracies in percentage points: +0.42"""
+    return f"{gain * 100:+.2f}"
+
+
+def ratio(value: float) -> str:
+    """0.253 -> x 0.25"""
+    return f"x {value:.2f}" if math.isfinite(value) else NOT_KNOWN
+
+
+def duration(seconds: float) -> str:
+    """4.2 s, 3m 20s, 2h 05m"""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+
+
+def threads(number: int) -> str:
+    return f"{number} thread" if number == 1 else f"{number} threads"
+
+
+def by_network(run: Run) -> list[Result]:
+    """Results of one network together; networks and setups in the order the run gave them."""
+    networks = list(dict.fromkeys(result.network for result in run.results))
+    return sorted(run.results, key=lambda result: networks.index(result.network))
+
+
+def best_trades(run: Run) -> list[Result]:
+    """Results on the front of accuracy against size or against latency."""
+    timed = tuple(result for result in run.results if math.isfinite(result.latency_ms))
+    return pareto_front(run.results, "size_bytes") + pareto_front(timed, "latency_ms")
+
+
+def described(run: Run) -> Result | None:
+    """The result that confusion and mistakes belong to: the chosen, else the most accurate."""
+    if run.choice:
+        return run.choice.result
+    return max(run.results, key=lambda result: result.validation_accuracy, default=None)
+
+
+def steps(result: Result) -> str:
+    """The recipe without its network: prune(0.9) > int8"""
+    return result.recipe.partition(" > ")[2] or result.recipe
+
+
+def test_images(run: Run) -> str:
+    """How many test images the accuracies rest on, in words."""
+    numbers = sorted({result.test_images for result in run.results})
+    return " or ".join(f"{number:,}" for number in numbers) or "no"
+
+
+def thread_counts(run: Run) -> str:
+    """The thread counts of the latencies, in words."""
+    return " or ".join(threads(number) for number in sorted({result.threads for result in run.results}))
+
+
+def source(run: Run, field: str) -> str:
+    """How a number was got over all results: measured, or measured (3), estimated (1)."""
+    values = [getattr(result, field) for result in run.results]
+    kinds = list(dict.fromkeys(values))
+    if len(kinds) < 2:
+        return "".join(kinds)
+    return ", ".join(f"{kind} ({values.count(kind)})" for kind in kinds)
+
+
+def class_names(dataset: dict, classes: tuple[str, ...]) -> str:
+    """How many classes, and their names where they are few."""
+    names = list(classes) or list(map(str, dataset.get("classes") or []))
+    shown = f": {', '.join(names)}" if 0 < len(names) <= 12 else ""
+    return f"{len(names)} classes{shown}"
+
+
+def split_counts(dataset: dict) -> str:
+    """1,200 train, 300 validation, 400 test images; empty where the counts are not given."""
+    known = [
+        (name, dataset[name])
+        for name in ("train", "validation", "test")
+        if isinstance(dataset.get(name), int)
+    ]
+    return ", ".join(f"{number:,} {name}" for name, number in known) + (" images" if known else "")
+
+
+def input_shape(dataset: dict) -> str:
+    """32 x 32 RGB; empty where not given."""
+    shape = dataset.get("input")
+    if not shape or len(shape) != 3:
+        return ""
+    height, width, channels = shape
+    return f"{height} x {width} {'grey' if channels == 1 else 'RGB' if channels == 3 else f'x {channels}'}"
+
+
+def dataset_facts(run: Run) -> list[str]:
+    """Name, splits, input and classes of the data set; what is not known is left out."""
+    name = str(run.dataset.get("name", "data set"))
+    facts = [name, split_counts(run.dataset), input_shape(run.dataset), class_names(run.dataset, run.classes)]
+    return [fact for fact in facts if fact]
+
+
+def facts(mapping: dict) -> list[tuple[str, str]]:
+    """Names and values of a free dict (machine, budget), without empty ones."""
+    return [
+        (str(name).replace("_", " "), value_text(value))
+        for name, value in mapping.items()
+        if value is not None and value != "" and value != []
+    ]
+
+
+def value_text(value: object) -> str:
+    """A value of a free dict as a reader wants it: 1.23, a, b, x 4, y 5"""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {value_text(entry)}" for name, entry in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(value_text, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def machine(run: Run) -> str:
+    """The machine in one line; processor and cores first, without their names."""
+    known = dict(facts(run.machine))
+    cores = known.pop("cores", None)
+    processor = known.pop("cpu", None)
+    parts = [processor, f"{cores} cores" if cores else None, *known.values()]
+    return ", ".join(part for part in parts if part) or "not recorded"
+
+
+def _three_digits(value: float) -> str:
+    if value == 0:
+        return "0"
+    decimals = min(4, max(0, 2 - math.floor(math.log10(abs(value)))))
+    return f"{value:,.{decimals}f}"

@@ -1,0 +1,1 @@
+"""LiteRT (TensorFlow Lite): convert, quantize, encode zeros, run, and look inside .tflite files."""

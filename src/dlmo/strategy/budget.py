@@ -1,0 +1,132 @@
+"""Budgets: the limits a model must keep, and what to look for within them."""
+
+import re
+from dataclasses import dataclass, replace
+
+from dlmo.errors import UserError
+from dlmo.study.results import Result
+
+_SIZE_UNITS = {"b": 1, "kb": 1000, "mb": 1_000_000, "kib": 1024, "mib": 1024**2}
+_TIME_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+# 30 images a second.
+_REAL_TIME_MS = 1000 / 30
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Limits (None = no limit) and the goal within them.
+
+    goal: `size` (smallest file), `balance` (see strategy.choose), `accuracy` (highest, then latency).
+    max_size, max_ram in bytes; max_latency_ms per image; min_accuracy 0 to 1; max_drop: how much accuracy, 0 to 1,
+    may be lost against the best network without any optimization (NQ). Accuracies are those on validation.
+    service: the named budget this one started from.
+    """
+
+    goal: str
+    service: str
+    max_size: int | None = None
+    max_latency_ms: float | None = None
+    max_ram: int | None = None
+    min_accuracy: float | None = None
+    max_drop: float | None = None
+
+    def words(self) -> dict[str, str]:
+        """The budget for people, in the order it is checked."""
+        limits = {
+            "service": self.service,
+            "goal": _GOALS[self.goal],
+            "max_drop": None if self.max_drop is None else f"{self.max_drop * 100:g} points against NQ",
+            "min_accuracy": None if self.min_accuracy is None else f"{self.min_accuracy * 100:g} %",
+            "max_size": None if self.max_size is None else f"{self.max_size:,} bytes",
+            "max_latency": None if self.max_latency_ms is None else f"{self.max_latency_ms:.4g} ms",
+            "max_ram": None if self.max_ram is None else f"{self.max_ram:,} bytes",
+        }
+        return {name: text for name, text in limits.items() if text is not None}
+
+
+_GOALS = {
+    "size": "smallest file",
+    "balance": "best balance of accuracy, latency and size",
+    "accuracy": "highest accuracy, then latency",
+}
+
+# The study's tiers. Its advice for each is checked against the measurements, never followed blindly.
+SERVICES: dict[str, Budget] = {
+    "low": Budget(goal="size", service="low", max_drop=0.01),
+    "mid": Budget(goal="balance", service="mid", max_drop=0.01, max_latency_ms=_REAL_TIME_MS),
+    "high": Budget(goal="accuracy", service="high"),
+}
+STUDY_ADVICE: dict[str, tuple[str, ...]] = {"low": ("PRQ",), "mid": ("PRN",), "high": ("F16", "PRN")}
+
+
+def make_budget(
+    service: str,
+    *,
+    max_size: str | None = None,
+    max_latency: str | None = None,
+    max_ram: str | None = None,
+    min_accuracy: float | None = None,
+    max_drop: float | None = None,
+) -> Budget:
+    """A service's budget with explicit limits over it. Raises UserError for a limit nobody can mean."""
+    import difflib
+
+    if service not in SERVICES:
+        close = difflib.get_close_matches(service, SERVICES, 1)
+        hint = f'; did you mean "{close[0]}"?' if close else ""
+        raise UserError(f'unknown service "{service}"{hint}; known: {", ".join(SERVICES)}')
+    for name, share in (("--min-accuracy", min_accuracy), ("--max-drop", max_drop)):
+        if share is not None and not 0 <= share <= 1:
+            raise UserError(f"{name} {share:g} is no share: give a number from 0 to 1, such as 0.9 for 90 %")
+    budget = SERVICES[service]
+    if max_size is not None:
+        budget = replace(budget, max_size=parse_size("--max-size", max_size))
+    if max_ram is not None:
+        budget = replace(budget, max_ram=parse_size("--max-ram", max_ram))
+    if max_latency is not None:
+        budget = replace(budget, max_latency_ms=1000 * parse_duration("--max-latency", max_latency, default="ms"))
+    if min_accuracy is not None:
+        budget = replace(budget, min_accuracy=min_accuracy)
+    if max_drop is not None:
+        budget = replace(budget, max_drop=max_drop)
+    return budget
+
+
+def parse_size(option: str, text: str) -> int:
+    """Bytes of "100KB" (1000), "96KiB" (1024), "250000"."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    unit = _SIZE_UNITS.get(match[2].lower() or "b") if match else None
+    size = round(float(match[1]) * unit) if match and unit else 0
+    if size <= 0:
+        raise UserError(f'{option} "{text}" is no size: write it like 100KB, 1.5MB or 98304')
+    return size
+
+
+def parse_duration(option: str, text: str, default: str = "s") -> float:
+    """Seconds of "2ms", "90s", "10m", "1.5h"; a bare number is in `default` units."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    unit = _TIME_UNITS.get(match[2].lower() or default) if match else None
+    seconds = float(match[1]) * unit if match and unit else 0.0
+    if seconds <= 0:
+        raise UserError(f'{option} "{text}" is no duration: write it like 2ms, 90s, 10m or 1h')
+    return seconds
+
+
+def shortfalls(result: Result, budget: Budget, reference: float) -> list[str]:
+    """What a result lacks to meet the budget, in words; empty if it meets it. reference: NQ's accuracy, 0 to 1."""
+    lacks = []
+    accuracy = result.validation_accuracy
+    if budget.max_drop is not None and reference - accuracy > budget.max_drop + 1e-9:
+        lacks.append(f"loses {100 * (reference - accuracy):.1f} points (allowed {100 * budget.max_drop:g})")
+    if budget.min_accuracy is not None and accuracy < budget.min_accuracy:
+        lacks.append(f"accuracy {100 * accuracy:.1f} % (wanted {100 * budget.min_accuracy:g} %)")
+    if budget.max_size is not None and result.size_bytes > budget.max_size:
+        lacks.append(f"{result.size_bytes:,} bytes (allowed {budget.max_size:,})")
+    if budget.max_latency_ms is not None and result.latency_ms > budget.max_latency_ms:
+        lacks.append(f"{result.latency_ms:.3g} ms (allowed {budget.max_latency_ms:.3g})")
+    if budget.max_ram is not None:
+        if result.ram_bytes is None:
+            lacks.append("memory could not be measured here")
+        elif result.ram_bytes > budget.max_ram:
+            lacks.append(f"{result.ram_bytes:,} bytes of RAM (allowed {budget.max_ram:,})")
+    return lacks

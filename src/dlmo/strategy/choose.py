@@ -1,0 +1,156 @@
+"""Choosing one result for a budget, on validation results alone, and saying why."""
+
+import math
+from collections.abc import Callable, Sequence
+
+from dlmo.measure.statistics import PairedTest
+from dlmo.strategy.budget import STUDY_ADVICE, Budget, shortfalls
+from dlmo.study.recipe import parse
+from dlmo.study.results import Choice, Result, StepWorth
+
+# In the balance, a file or a latency half as large is worth this much accuracy.
+_ACCURACY_PER_HALVING = 0.005
+# Latencies closer than this are one latency: what is left of noise after measuring in turns.
+_LATENCY_NOISE = 0.05
+
+Compare = Callable[[Result, Result], PairedTest]
+
+
+def reference_of(results: Sequence[Result]) -> Result:
+    """What a drop is measured against: the best network without optimization, by validation accuracy.
+
+    Where no NQ was tried, the most accurate result.
+    """
+    plain = [result for result in results if result.setup == "NQ"] or list(results)
+    return max(plain, key=lambda result: result.validation_accuracy)
+
+
+def pick(results: Sequence[Result], budget: Budget) -> Result | None:
+    """The result that meets the budget and serves its goal best; None if none meets it."""
+    reference = reference_of(results)
+    legal = [r for r in results if not shortfalls(r, budget, reference.validation_accuracy)]
+    if not legal:
+        return None
+    if budget.goal == "size":
+        return min(legal, key=lambda r: (r.size_bytes, -r.validation_accuracy, r.latency_ms))
+    if budget.goal == "balance":
+        return max(legal, key=lambda r: balance(r, reference))
+    return max(legal, key=lambda r: (round(r.validation_accuracy, 3), -r.latency_ms))
+
+
+def balance(result: Result, reference: Result) -> float:
+    """Accuracy against the reference plus what smaller and faster is worth, in shares of accuracy.
+
+    One halving of the file or of the latency weighs as much as half a point of accuracy.
+    """
+    gain = result.validation_accuracy - reference.validation_accuracy
+    size = math.log2(reference.size_bytes / result.size_bytes)
+    latency = math.log2(reference.latency_ms / result.latency_ms)
+    return gain + _ACCURACY_PER_HALVING * (size + latency)
+
+
+def explain(chosen: Result, results: Sequence[Result], budget: Budget, compare: Compare) -> Choice:
+    """Reasons, the worth of each step, and whether the study's advice held. compare: paired test on test images."""
+    reference = reference_of(results)
+    legal = [r for r in results if not shortfalls(r, budget, reference.validation_accuracy)]
+    goal = {
+        "size": "the smallest file",
+        "balance": "the best balance (half the size or latency weighs like half a point of accuracy)",
+        "accuracy": "the highest validation accuracy (to 0.1 point), then the lowest latency",
+    }[budget.goal]
+    reasons = [f"{goal} of {len(legal)} candidates (of {len(results)}) that meet the budget"]
+    if chosen is not reference:
+        reasons.append(
+            f"against {reference.network} NQ: {_ratio(reference.size_bytes, chosen.size_bytes, 'smaller', 'larger')}, "
+            f"{_ratio(reference.latency_ms, chosen.latency_ms, 'faster', 'slower')}; "
+            f"accuracy on test: {compare(reference, chosen).sentence()}"
+        )
+    if chosen.float_operators:
+        reasons.append(f"operators that stayed in float: {', '.join(chosen.float_operators)}")
+    worth = step_worth(chosen, results, compare)
+    for step in worth:
+        if not step.paid:
+            reasons.append(f"{step.step} did not pay here: {step.verdict}")
+    return Choice(chosen, tuple(reasons), worth, advice(chosen, results, budget, compare))
+
+
+def step_worth(chosen: Result, results: Sequence[Result], compare: Compare) -> tuple[StepWorth, ...]:
+    """Each step of the chosen recipe against the same recipe without it, where that was tried."""
+    steps = chosen.recipe.split(" > ")
+    known = {str(parse(r.recipe)): r for r in results if r.seed == chosen.seed}
+    found = []
+    for index in range(1, len(steps)):
+        rest = [step for position, step in enumerate(steps) if position != index]
+        last = index == len(steps) - 1
+        # Without its precision a recipe gives the float file; QAT without int8 trains for nothing.
+        texts = [" > ".join([*rest, "float32"]) if last else " > ".join(rest)]
+        if last and "qat" in rest:
+            texts.append(" > ".join([*(step for step in rest if step != "qat"), "float32"]))
+        without = next((known[text] for text in texts if _canonical(text) and text in known), None)
+        if without is None or without is chosen:
+            continue
+        test = compare(without, chosen)
+        size = chosen.size_bytes / without.size_bytes
+        latency = chosen.latency_ms / without.latency_ms
+        gained = test.gain > 0 and test.p_value < 0.05
+        paid = gained or size < 0.99 or latency < 1 - _LATENCY_NOISE
+        found.append(StepWorth(steps[index], without.recipe, test.gain, size, latency, test.sentence(), paid))
+    return tuple(found)
+
+
+def _canonical(text: str) -> bool:
+    from dlmo.errors import UserError
+
+    try:
+        parse(text)
+    except UserError:
+        return False
+    return True
+
+
+def advice(chosen: Result, results: Sequence[Result], budget: Budget, compare: Compare) -> str:
+    """Whether the study's advice for this tier held on this data."""
+    advised = STUDY_ADVICE.get(budget.service, ())
+    if not advised:
+        return ""
+    said = f"The study advises {' or '.join(advised)} for this tier"
+    if chosen.setup in advised:
+        return f"{said}: it held here, {chosen.setup} was chosen."
+    rivals = [r for r in results if r.network == chosen.network and r.setup in advised and r.seed == chosen.seed]
+    if not rivals:
+        return f"{said}; it was not tried on {chosen.network}, so this run cannot tell."
+    rival = max(rivals, key=lambda r: r.validation_accuracy)
+    return (
+        f"{said}: it did not hold here. {rival.setup} on {rival.network} is {rival.size_bytes:,} bytes at "
+        f"{rival.latency_ms:.3g} ms, the chosen {chosen.setup} {chosen.size_bytes:,} bytes at "
+        f"{chosen.latency_ms:.3g} ms; accuracy of the choice on test: {compare(rival, chosen).sentence()}."
+    )
+
+
+def nearest(results: Sequence[Result], budget: Budget, count: int = 3) -> tuple[str, ...]:
+    """The results that lack least, and what each lacks."""
+    reference = reference_of(results).validation_accuracy
+    ranked = sorted(results, key=lambda r: (_distance(r, budget, reference), r.size_bytes))
+    return tuple(f"{r.recipe}: {'; '.join(shortfalls(r, budget, reference))}" for r in ranked[:count])
+
+
+def _distance(result: Result, budget: Budget, reference: float) -> float:
+    """How far over the limits, as a sum of relative excesses (a point of accuracy counts as 10 %)."""
+    total = 0.0
+    for limit, value in (
+        (budget.max_size, result.size_bytes),
+        (budget.max_latency_ms, result.latency_ms),
+        (budget.max_ram, result.ram_bytes),
+    ):
+        if limit is not None and value is not None:
+            total += max(0.0, value / limit - 1)
+    if budget.max_drop is not None:
+        total += 10 * max(0.0, reference - result.validation_accuracy - budget.max_drop)
+    if budget.min_accuracy is not None:
+        total += 10 * max(0.0, budget.min_accuracy - result.validation_accuracy)
+    return total
+
+
+def _ratio(before: float, after: float, better: str, worse: str) -> str:
+    ratio = before / after
+    return f"{ratio:.1f}x {better}" if ratio >= 1 else f"{1 / ratio:.1f}x {worse}"

@@ -1,0 +1,248 @@
+"""Planning: which networks to try and how long to train each, so that the work fits the time."""
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dlmo.data.dataset import Dataset
+from dlmo.errors import UserError
+from dlmo.runtimes.litert.flatbuffer import write_atomically
+from dlmo.study.recipe import Prune, Qat, Recipe
+from dlmo.study.stages import NetworkPlan, Workspace
+from dlmo.study.store import key_of
+from dlmo.training.schedule import Augmentation, Schedule
+
+# Tried in this order when the user names no network, as many as the time allows to train properly.
+DEFAULT_NETWORKS: dict[str, tuple[str, ...]] = {
+    "low": ("resnet8", "resnet20@0.5", "mobilenet_v2@0.35"),
+    "mid": ("resnet8", "resnet20", "mobilenet_v2@0.5"),
+    "high": ("resnet20", "wide_resnet_16_2", "resnet56"),
+}
+# Share of the time that training gets; the rest is conversion, measuring and what the probe got wrong.
+_TRAINING_SHARE = 0.8
+_SECONDS_PER_FILE = 8.0
+_PROBE_SECONDS = 2.5
+# A further network is worth adding only if every network then still gets this share of its full schedule.
+_ENOUGH_OF_SCHEDULE = 0.5
+_PRUNE_SHARE, _QAT_SHARE = 0.35, 0.12
+_VERSION = 2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Networks with their schedules, and how long everything should take (seconds)."""
+
+    networks: dict[str, NetworkPlan]
+    expected_seconds: float
+    notes: tuple[str, ...]
+
+
+def augmentation_for(dataset: Dataset) -> Augmentation:
+    """What may be done to these images without changing their meaning.
+
+    Grey images and classes named by single characters or numbers are taken for writing, which must not be
+    mirrored; there the mask of cutout would also hide what tells two characters apart.
+    """
+    height, width, channels = dataset.input_shape
+    side = min(height, width)
+    writing = channels == 1 or all(len(name) == 1 or (name.isdigit() and len(name) < 3) for name in dataset.classes)
+    shift = max(1, round(side / 8))
+    if writing:
+        return Augmentation(flip=False, shift=max(1, round(side / 12)), cutout=0, lighting=0.2)
+    # Photographs of a fixed benchmark need no other light; a small set from few cameras does.
+    small = len(dataset.train) < 5000
+    return Augmentation(flip=True, shift=shift, cutout=side // 4, lighting=0.3 if small else 0.0)
+
+
+def class_weights_for(dataset: Dataset) -> tuple[float, ...] | None:
+    """Loss weight per class, 1/sqrt(count) scaled to mean 1 over the images; None while classes are balanced.
+
+    The square root evens out rare classes without giving up the accuracy over all images.
+    """
+    counts = np.maximum(1, dataset.class_counts())
+    if counts.max() <= 1.5 * counts.min():
+        return None
+    weights = 1 / np.sqrt(counts)
+    weights *= counts.sum() / (weights * counts).sum()
+    return tuple(float(round(weight, 4)) for weight in weights)
+
+
+def full_epochs(images: int) -> int:
+    """Epochs after which more training hardly helps, from what small sets and CIFAR-10 needed here."""
+    steps = max(1, images // batch_size_for(images))
+    return int(np.clip(math.ceil(2000 / steps), 30 if images < 20_000 else 60, 150))
+
+
+def batch_size_for(images: int) -> int:
+    return 128 if images >= 20_000 else 64 if images >= 2_000 else 32
+
+
+def schedules(images: int, epochs: int) -> NetworkPlan:
+    """The three schedules of a network whose training from scratch takes `epochs`."""
+    batch = batch_size_for(images)
+    rate = 0.1 * math.sqrt(batch / 64)
+    train = Schedule(epochs, batch, rate, warmup=0.15, small_first=0.5 if epochs >= 8 else 0.0)
+    prune = Schedule(max(2, round(_PRUNE_SHARE * epochs)), batch, rate / 2, warmup=0.05)
+    qat = Schedule(
+        max(1, round(_QAT_SHARE * epochs)), batch, 0.01, warmup=0.05, weight_decay=1e-4, clip_norm=1.0
+    )
+    return NetworkPlan(train, prune, qat)
+
+
+def make_plan(
+    workspace: Workspace,
+    networks: Sequence[str],
+    recipes: dict[str, list[Recipe]],
+    seconds: float | None,
+    epochs: int | None,
+    *,
+    all_networks: bool,
+    seeds: int = 1,
+) -> Plan:
+    """Fit schedules to the time, or take `epochs` as given.
+
+    networks: candidates, best first. recipes: what will be run per network. all_networks: the user named them,
+    so none may be dropped. The plan is kept in the store: the same question gets the same answer, whatever the
+    machine does at that moment, and nothing is trained anew.
+    """
+    images = len(workspace.dataset.train)
+    asked = {
+        "dataset": workspace.dataset.fingerprint,
+        "networks": list(networks),
+        "recipes": [str(recipe) for network in networks for recipe in recipes[network]],
+        "stem": workspace.stem,
+        "seconds": seconds,
+        "epochs": epochs,
+        "all": all_networks,
+        "seeds": seeds,
+    }
+
+    def make(folder: Path) -> None:
+        with workspace.progress.stage("plan: time a few training steps"):
+            costs = {network: _Cost.probe(workspace, network, recipes[network]) for network in networks}
+        chosen, share = _fit(costs, images, seconds, epochs, all_networks, seeds)
+        counts = {network: epochs or max(1, round(share * full_epochs(images))) for network in chosen}
+        document = {
+            "epochs": counts,
+            "seconds": sum(costs[n].seconds(schedules(images, counts[n]), seeds) for n in chosen),
+            "share": share,
+            "dropped": [network for network in networks if network not in chosen],
+        }
+        write_atomically(folder / "plan.json", json.dumps(document).encode())
+
+    folder = workspace.store.stage("plan", key_of("plan", _VERSION, asked), make)
+    document = json.loads((folder / "plan.json").read_text())
+    plans = {network: schedules(images, count) for network, count in document["epochs"].items()}
+    return Plan(plans, document["seconds"], _notes(document, plans, images, seconds))
+
+
+def _notes(document: dict, plans: dict[str, NetworkPlan], images: int, seconds: float | None) -> tuple[str, ...]:
+    first = next(iter(plans.values()))
+    notes = [f"schedule: {first.train.epochs} epochs from scratch, {first.prune.epochs} while pruning, "
+             f"{first.qat.epochs} quantization-aware"]  # fmt: skip
+    full = full_epochs(images)
+    if first.train.epochs < full and seconds is not None:
+        notes.append(f"the time is short: a full schedule has {full} epochs; more --time gives better accuracy")
+    if document["dropped"]:
+        notes.append(f"not tried for lack of time: {', '.join(document['dropped'])}")
+    return tuple(notes)
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """Seconds per epoch of one network in each kind of training, and how many files and trainings are wanted."""
+
+    train: float
+    qat: float
+    prunings: int
+    qats: int
+    files: int
+
+    @staticmethod
+    def probe(workspace: Workspace, network: str, recipes: list[Recipe]) -> "_Cost":
+        kinds = {step.name for recipe in recipes for step in recipe.steps}
+        prunings = {str(recipe.steps[0]) for recipe in recipes if isinstance(recipe.steps[0], Prune)}
+        qats = [recipe for recipe in recipes if any(isinstance(step, Qat) for step in recipe.steps)]
+        train, qat = _seconds_per_epoch(workspace, network, Qat.name in kinds)
+        return _Cost(train, qat, len(prunings), len(qats), len(recipes))
+
+    def seconds(self, plan: NetworkPlan, seeds: int) -> float:
+        # Epochs at 3/4 of the side cost about half.
+        scratch = plan.train.epochs * (1 - 0.45 * plan.train.small_first)
+        training = self.train * (scratch + self.prunings * plan.prune.epochs) + self.qat * self.qats * plan.qat.epochs
+        return seeds * (training + self.files * _SECONDS_PER_FILE)
+
+
+def _fit(
+    costs: dict[str, _Cost],
+    images: int,
+    seconds: float | None,
+    epochs: int | None,
+    all_networks: bool,
+    seeds: int,
+) -> tuple[list[str], float]:
+    """The networks to try and the share of the full schedule each gets, at most 1."""
+    full = full_epochs(images)
+    names = list(costs)
+    if seconds is None or epochs is not None:
+        return names, 1.0
+
+    def share(chosen: list[str]) -> float:
+        files = sum(costs[name].files for name in chosen) * seeds * _SECONDS_PER_FILE
+        total = sum(costs[name].seconds(schedules(images, full), seeds) for name in chosen)
+        return (seconds * _TRAINING_SHARE - files) / max(1e-9, total - files)
+
+    chosen = names if all_networks else names[:1]
+    if not all_networks:
+        while len(chosen) < len(names) and share(names[: len(chosen) + 1]) >= _ENOUGH_OF_SCHEDULE:
+            chosen = names[: len(chosen) + 1]
+    got = share(chosen)
+    if got * full < 0.5:
+        needed = sum(costs[n].seconds(schedules(images, 1), seeds) for n in chosen) / _TRAINING_SHARE
+        raise UserError(
+            f"--time {seconds:.0f}s is too short for one epoch of {', '.join(chosen)} with all steps on this machine: "
+            f"give at least {math.ceil(needed / 60)}m, or fewer networks or setups"
+        )
+    return chosen, min(1.0, got)
+
+
+def _seconds_per_epoch(workspace: Workspace, network: str, with_qat: bool) -> tuple[float, float]:
+    """Time a few steps of plain and of quantization-aware training."""
+    import torch
+
+    from dlmo.study.stages import build_network
+    from dlmo.techniques.fake_quantization import QuantizationAwareTraining
+    from dlmo.techniques.technique import Technique
+    from dlmo.training.device import best_device
+    from dlmo.training.loop import train
+
+    data = workspace.dataset
+    images = len(data.train)
+    batch = batch_size_for(images)
+    steps_per_epoch = max(1, images // batch)
+
+    def timed(technique: Technique) -> float:
+        # Grow the sample until it takes long enough to be believed; the first step allocates and is left out.
+        steps = 2
+        while True:
+            part = data.train.take(np.arange(min(images, batch * steps)))
+            nothing = data.validation.take(np.arange(1))
+            started = time.monotonic()
+            torch.manual_seed(0)
+            fresh = build_network(workspace, network)
+            setup = Schedule(1, min(batch, images), 0.001, 0.1)
+            train(fresh, part, nothing, setup, workspace.augmentation, best_device(), 0, technique=technique)
+            elapsed = time.monotonic() - started
+            if elapsed > _PROBE_SECONDS or batch * steps >= images:
+                return elapsed / max(1, len(part) // batch) * steps_per_epoch
+            steps *= 3
+
+    timed_once = timed(Technique())
+    return timed_once, timed(QuantizationAwareTraining()) if with_qat else 0.0
+
+

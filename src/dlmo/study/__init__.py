@@ -1,0 +1,1 @@
+"""Studies: recipe text -> stages -> store, so that each stage is paid once."""

@@ -1,0 +1,160 @@
+"""What a study finds: one result per recipe and seed, and their JSON and CSV form."""
+
+import csv
+import io
+from dataclasses import asdict, dataclass, field, fields
+
+from dlmo.training.curve import Epoch
+
+
+@dataclass(frozen=True)
+class Result:
+    """One recipe, trained, converted, run and measured.
+
+    Accuracies 0 to 1; `accuracy` on test with its 95 % Wilson interval, `validation_accuracy` is what choices
+    are made on. Sizes in bytes: the raw .tflite file, and the same file in a zip. Latency in milliseconds per
+    image at batch 1 with `threads` threads. ram_bytes: growth of a process's peak memory by loading and running
+    the file, None where the system does not tell. delegated: share of the graph's nodes in `partitions` delegate
+    partitions, 0 to 1. sparsity: share of zeros among the prunable weights. float_operators: computing operators
+    of an int8 file that stayed in float. seconds: training time of the whole recipe; shared stages count in full.
+    artifact: file name inside the run's `artifacts` folder.
+    """
+
+    recipe: str
+    setup: str
+    network: str
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    validation_accuracy: float
+    size_bytes: int
+    compressed_bytes: int
+    latency_ms: float
+    latency_p90_ms: float
+    threads: int
+    ram_bytes: int | None
+    macs: int
+    parameters: int
+    delegated: float
+    partitions: int
+    seed: int
+    epochs: int
+    seconds: float
+    test_images: int
+    validation_images: int
+    sparsity: float
+    operators: dict[str, int]
+    float_operators: tuple[str, ...]
+    artifact: str
+    latency_source: str = "measured"
+    ram_source: str = "measured"
+
+
+@dataclass(frozen=True)
+class StepWorth:
+    """What one step of the chosen recipe changed: the recipe with it against the one without it.
+
+    gain: test accuracy with minus without, -1 to 1; the ratios are with over without; verdict: the paired test
+    in words.
+    """
+
+    step: str
+    without: str
+    gain: float
+    size_ratio: float
+    latency_ratio: float
+    verdict: str
+    paid: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The result picked for a budget, why, and what its steps were worth."""
+
+    result: Result
+    reasons: tuple[str, ...]
+    worth: tuple[StepWorth, ...]
+    advice: str
+
+    def to_json(self) -> dict:
+        return {
+            **asdict(self.result),
+            "reasons": list(self.reasons),
+            "worth": [asdict(step) for step in self.worth],
+            "advice": self.advice,
+        }
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrongly classified test image: PNG bytes, names of the two classes, score of the answer as a probability."""
+
+    png: bytes
+    truth: str
+    answer: str
+    confidence: float
+    name: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything a report tells about one `optimize` or `study`.
+
+    budget: the limits in words, empty for a study. choice: None when nothing met the budget or none was asked
+    for; `nearest` then says what each near candidate lacks. confusion: test counts, classes x classes, rows are
+    the truth, for the chosen (else the most accurate) result. curves: training curve per trained stage.
+    """
+
+    title: str
+    dataset: dict
+    target: str
+    machine: dict
+    budget: dict
+    results: tuple[Result, ...]
+    choice: Choice | None
+    nearest: tuple[str, ...]
+    notes: tuple[str, ...]
+    classes: tuple[str, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    mistakes: tuple[Mistake, ...]
+    curves: dict[str, tuple[Epoch, ...]] = field(default_factory=dict)
+
+    def to_json(self) -> dict:
+        """The document of the contract's results.json."""
+        return {
+            "dataset": self.dataset,
+            "target": self.target,
+            "machine": self.machine,
+            "budget": self.budget,
+            "choice": self.choice.to_json() if self.choice else None,
+            "nearest": list(self.nearest),
+            "notes": list(self.notes),
+            "results": [asdict(result) for result in self.results],
+        }
+
+    def to_csv(self) -> str:
+        """One line per result, columns as in results.json."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        names = [entry.name for entry in fields(Result)]
+        writer.writerow(names)
+        for result in self.results:
+            writer.writerow([_cell(getattr(result, name)) for name in names])
+        return text.getvalue()
+
+
+def pareto_front(results: tuple[Result, ...], cost: str) -> list[Result]:
+    """Results that no other one beats in both validation accuracy and `cost` (a field's name), cheapest first."""
+    front: list[Result] = []
+    for result in sorted(results, key=lambda r: (getattr(r, cost), -r.validation_accuracy)):
+        if not front or result.validation_accuracy > front[-1].validation_accuracy:
+            front.append(result)
+    return front
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, dict):
+        return " ".join(f"{name}:{count}" for name, count in value.items())
+    if isinstance(value, tuple):
+        return "; ".join(map(str, value))
+    return value

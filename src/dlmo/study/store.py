@@ -1,0 +1,80 @@
+"""The store: outputs of stages, under the hash of everything that made them."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from dlmo.errors import UserError
+
+
+def default_root() -> Path:
+    """DLMO_STORE, else the user's cache folder."""
+    chosen = os.environ.get("DLMO_STORE")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dlmo"
+
+
+def key_of(stage: str, version: int, inputs: dict) -> str:
+    """Hash of a stage's name, the version of its code and its inputs (JSON-serializable)."""
+    text = json.dumps([stage, version, inputs], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+class Store:
+    """A folder of finished stages: `STAGE/KEY/`, and of unfinished ones: `unfinished/STAGE-KEY/`.
+
+    A stage's folder appears under its key by one rename, complete; killed at any point, the next run finds either
+    a finished stage or its unfinished folder with the last checkpoint.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        try:
+            for folder in ("unfinished", "locks"):
+                (root / folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write the store {root}: {error.strerror}; set DLMO_STORE to a folder") from None
+        if not os.access(root / "unfinished", os.W_OK):
+            raise UserError(f"cannot write the store {root}; set DLMO_STORE to a folder you can write")
+
+    def finished(self, stage: str, key: str) -> Path | None:
+        """The folder of a finished stage."""
+        path = self.root / stage / key
+        return path if path.exists() else None
+
+    def stage(self, stage: str, key: str, make: Callable[[Path], None]) -> Path:
+        """The stage's folder, made by `make(folder)` if it is not there yet.
+
+        `make` finds in the folder what a killed predecessor left, and must write every file atomically.
+        Two processes wanting the same stage: one makes it, the other waits and takes it.
+        """
+        done = self.finished(stage, key)
+        if done is not None:
+            return done
+        with self._lock(f"{stage}-{key}"):
+            done = self.finished(stage, key)
+            if done is not None:
+                return done
+            work = self.root / "unfinished" / f"{stage}-{key}"
+            work.mkdir(exist_ok=True)
+            make(work)
+            target = self.root / stage / key
+            target.parent.mkdir(exist_ok=True)
+            os.replace(work, target)
+            return target
+
+    def remove(self, stage: str, key: str) -> None:
+        shutil.rmtree(self.root / stage / key, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _lock(self, name: str) -> Iterator[None]:
+        path = self.root / "locks" / name
+        with open(path, "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed, also by a kill
+            yield

@@ -1,0 +1,214 @@
+"""Quantization-aware training: the network computes as the int8 file will, while it still learns.
+
+BatchNorm is folded into the convolution before it; weights are rounded per output channel (symmetric, -127..127),
+activations per tensor (affine, -128..127) at the points where TensorFlow Lite has an int8 tensor: after the input,
+and after each operator with its fused activation. Gradients pass straight through the rounding (Jacob et al.,
+"Quantization and training of neural networks for efficient integer-arithmetic-only inference", CVPR 2018).
+"""
+
+import copy
+import operator
+
+import torch
+import torch.ao.quantization.fx._decomposed  # noqa: F401  registers torch.ops.quantized_decomposed
+import torch.nn.functional as F
+from torch import fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from dlmo.data.preprocessing import PIXEL_OFFSET, PIXEL_SCALE
+from dlmo.techniques.technique import Technique
+
+_decomposed = torch.ops.quantized_decomposed
+_FUSED_ACTIVATIONS = (nn.ReLU, nn.ReLU6)
+_ACTIVATIONS = (*_FUSED_ACTIVATIONS, nn.Hardswish, nn.Hardsigmoid)
+_ELEMENTWISE = (operator.add, operator.mul, torch.add, torch.mul)
+_RANGE_MOMENTUM = 0.05
+
+
+class QuantizationAwareTraining(Technique):
+    """Train with fake-quantized weights and activations, starting from a trained float network."""
+
+    def begin(self, network: nn.Module, steps: int) -> nn.Module:
+        return insert_fake_quantization(network)
+
+
+class ActivationQuantizer(nn.Module):
+    """Rounds a tensor to 8 bits over a range that follows the values seen in training.
+
+    fixed: the range is given (low, high) and does not move.
+    """
+
+    def __init__(self, fixed: tuple[float, float] | None = None) -> None:
+        super().__init__()
+        low, high = fixed or (float("inf"), float("-inf"))
+        self.register_buffer("low", torch.tensor(low))
+        self.register_buffer("high", torch.tensor(high))
+        self.register_buffer("scale", torch.ones(1))
+        self.register_buffer("zero_point", torch.zeros(1, dtype=torch.int32))
+        self.register_buffer("observing", torch.tensor([fixed is None], dtype=torch.long))
+        self.register_buffer("rounding", torch.ones(1, dtype=torch.long))
+        self.fixed = fixed is not None
+        self.export: tuple[float, int] | None = None
+        if self.fixed:
+            self.scale.fill_((high - low) / 255)
+            self.zero_point.fill_(round(-128 - low / float(self.scale)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.export is not None:
+            scale, zero_point = self.export
+            rounded = _decomposed.quantize_per_tensor.default(x, scale, zero_point, -128, 127, torch.int8)
+            return _decomposed.dequantize_per_tensor.default(rounded, scale, zero_point, -128, 127, torch.int8)
+        x = x.float()
+        if self.training and not self.fixed:
+            return torch.fused_moving_avg_obs_fake_quant(
+                x, self.observing, self.rounding, self.low, self.high, self.scale, self.zero_point,
+                _RANGE_MOMENTUM, -128, 127, 0, False, False,
+            )  # fmt: skip
+        return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, -128, 127)
+
+
+class _WeightQuantizer:
+    """Rounds weights to 8 bits per output channel. Mixed into the layers below."""
+
+    export = False
+
+    def quantized_weight(self) -> torch.Tensor:
+        scale = (self.weight.detach().abs().flatten(1).amax(1) / 127).clamp_min(1e-8)
+        if not self.export:
+            return torch.fake_quantize_per_channel_affine(
+                self.weight, scale, torch.zeros_like(scale, dtype=torch.int32), 0, -127, 127
+            )
+        arguments = (self.export_scale, self.export_zero_point, 0, -127, 127, torch.int8)
+        rounded = _decomposed.quantize_per_channel.default(self.weight, *arguments)
+        return _decomposed.dequantize_per_channel.default(rounded, *arguments)
+
+    def prepare_export(self) -> None:
+        # The converter wants scales as stored tensors, not as something computed.
+        scale = (self.weight.detach().abs().flatten(1).amax(1) / 127).clamp_min(1e-8)
+        self.register_buffer("export_scale", scale)
+        self.register_buffer("export_zero_point", torch.zeros_like(scale, dtype=torch.int64))
+        self.export = True
+
+
+class QuantizedConv2d(nn.Conv2d, _WeightQuantizer):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self._conv_forward(x, self.quantized_weight(), self.bias)
+
+
+class QuantizedLinear(nn.Linear, _WeightQuantizer):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, self.quantized_weight(), self.bias)
+
+
+def insert_fake_quantization(network: nn.Module) -> fx.GraphModule:
+    """A copy of `network` with BatchNorm folded and quantizers in place; ranges are learned by training it.
+
+    The network must be traceable by torch.fx and use each activation module once.
+    """
+    graph = fold_batch_norm(network)
+    for name, module in list(graph.named_modules()):
+        if type(module) is nn.Conv2d:
+            _replace(graph, name, _quantized_conv(module))
+        elif type(module) is nn.Linear:
+            layer = QuantizedLinear(module.in_features, module.out_features, module.bias is not None)
+            layer.load_state_dict(module.state_dict())
+            _replace(graph, name, layer)
+    modules = dict(graph.named_modules())
+    for node in list(graph.graph.nodes):
+        if node.op == "placeholder":
+            limits = ((0 - PIXEL_OFFSET) / PIXEL_SCALE, (255 - PIXEL_OFFSET) / PIXEL_SCALE)
+            _insert_after(graph, node, ActivationQuantizer(limits))
+        elif _is_int8_boundary(node, modules):
+            _insert_after(graph, node, ActivationQuantizer())
+    graph.graph.lint()
+    graph.recompile()
+    return graph
+
+
+def exportable(network: fx.GraphModule) -> fx.GraphModule:
+    """A copy whose rounding is written as explicit quantize/dequantize pairs with the learned scales."""
+    network = copy.deepcopy(network).eval()
+    for module in network.modules():
+        if isinstance(module, ActivationQuantizer):
+            module.export = float(module.scale), int(module.zero_point)
+        elif isinstance(module, QuantizedConv2d | QuantizedLinear):
+            module.prepare_export()
+    return network
+
+
+def fold_batch_norm(network: nn.Module) -> fx.GraphModule:
+    """An evaluation-mode copy without BatchNorm and Dropout, computing the same.
+
+    A BatchNorm behind a convolution is folded into it; any other (pre-activation networks) becomes a 1x1
+    depthwise convolution, which the kernels quantize per channel, as a multiplication and an addition would not.
+    """
+    graph = fx.symbolic_trace(copy.deepcopy(network).eval())
+    modules = dict(graph.named_modules())
+    for node in list(graph.graph.nodes):
+        module = modules.get(node.target) if node.op == "call_module" else None
+        if isinstance(module, nn.Dropout):
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+        elif isinstance(module, nn.BatchNorm2d):
+            source = node.args[0]
+            before = modules.get(source.target) if source.op == "call_module" else None
+            if isinstance(before, nn.Conv2d) and len(source.users) == 1:
+                modules[source.target] = fuse_conv_bn_eval(before, module)
+                _replace(graph, source.target, modules[source.target])
+                node.replace_all_uses_with(source)
+                graph.graph.erase_node(node)
+            else:
+                modules[node.target] = _channel_affine(module)
+                _replace(graph, node.target, modules[node.target])
+    graph.delete_all_unused_submodules()
+    graph.recompile()
+    return graph
+
+
+def _channel_affine(norm: nn.BatchNorm2d) -> nn.Conv2d:
+    conv = nn.Conv2d(norm.num_features, norm.num_features, 1, groups=norm.num_features)
+    with torch.no_grad():
+        factor = norm.weight / (norm.running_var + norm.eps).sqrt()
+        conv.weight.copy_(factor[:, None, None, None])
+        conv.bias.copy_(norm.bias - norm.running_mean * factor)
+    return conv
+
+
+def _quantized_conv(conv: nn.Conv2d) -> QuantizedConv2d:
+    layer = QuantizedConv2d(
+        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups,
+        conv.bias is not None,
+    )  # fmt: skip
+    layer.load_state_dict(conv.state_dict())
+    return layer
+
+
+def _is_int8_boundary(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether TensorFlow Lite has an int8 tensor of its own behind this node."""
+    module = modules.get(node.target) if node.op == "call_module" else None
+    computes = isinstance(module, (QuantizedConv2d, QuantizedLinear, nn.AdaptiveAvgPool2d, *_ACTIVATIONS)) or (
+        node.op == "call_function" and node.target in _ELEMENTWISE
+    )
+    if not computes:
+        return False
+    users = list(node.users)
+    fused = (
+        not isinstance(module, _ACTIVATIONS)
+        and len(users) == 1
+        and users[0].op == "call_module"
+        and isinstance(modules.get(users[0].target), _FUSED_ACTIVATIONS)
+    )
+    return not fused
+
+
+def _insert_after(graph: fx.GraphModule, node: fx.Node, quantizer: ActivationQuantizer) -> None:
+    name = f"quantizer_{node.name}"
+    graph.add_module(name, quantizer)
+    with graph.graph.inserting_after(node):
+        inserted = graph.graph.call_module(name, (node,))
+    node.replace_all_uses_with(inserted, delete_user_cb=lambda user: user is not inserted)
+
+
+def _replace(root: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(root.get_submodule(parent), leaf, module)

@@ -1,0 +1,104 @@
+"""Unstructured magnitude pruning: the smallest weights become zero, gradually, with training in between."""
+
+import torch
+from torch import nn
+
+from dlmo.techniques.technique import Technique
+
+# Depthwise kernels and tiny layers hold few weights and lose most accuracy when pruned.
+_SMALLEST_PRUNED_LAYER = 1000
+# The last third of training runs at the final sparsity, so that the network settles.
+_RAMP_SHARE = 2 / 3
+
+
+class GradualMagnitudePruning(Technique):
+    """Raise the share of zeros along the cubic schedule of Zhu and Gupta, "To prune, or not to prune" (2017).
+
+    sparsity: final share of zeros among the prunable weights, 0 to 1 (exclusive).
+    rounds: how often the share rises (the study: 60-70).
+    Which weights go is decided over all layers together by LAMP scores (Lee et al., "Layer-adaptive sparsity for
+    magnitude-based pruning", ICLR 2021): a weight's square over the sum of the squares of its layer that are not
+    smaller; no layer is emptied.
+    """
+
+    def __init__(self, sparsity: float, rounds: int) -> None:
+        self.sparsity = sparsity
+        self.rounds = rounds
+
+    def begin(self, network: nn.Module, steps: int) -> nn.Module:
+        self._ramp_steps = max(1, int(steps * _RAMP_SHARE))
+        self._layers = prunable_layers(network)
+        self._masks: list[torch.Tensor] = []
+        return network
+
+    def after_step(self, network: nn.Module, step: int) -> None:
+        if self._round(step) != self._round(step - 1):
+            self._masks = lamp_masks([layer.weight for layer in self._layers], self.sparsity_at(step))
+        if self._masks:
+            with torch.no_grad():
+                torch._foreach_mul_([layer.weight for layer in self._layers], self._masks)
+
+    def resume(self, network: nn.Module, step: int) -> None:
+        # Weights that are zero in the checkpoint are the mask: training never lands on an exact zero by itself.
+        if self._round(step) > 0:
+            self._masks = [(layer.weight != 0).to(layer.weight.dtype) for layer in self._layers]
+
+    def _round(self, step: int) -> int:
+        return min(self.rounds, step * self.rounds // self._ramp_steps)
+
+    def sparsity_at(self, step: int) -> float:
+        """Share of zeros after `step` optimizer steps."""
+        progress = self._round(step) / self.rounds
+        return self.sparsity * (1 - (1 - progress) ** 3)
+
+
+class KeepZeros(Technique):
+    """Hold the zeros of an already pruned network while another technique trains it."""
+
+    def begin(self, network: nn.Module, steps: int) -> nn.Module:
+        self._layers = [layer for layer in prunable_layers(network) if bool((layer.weight == 0).any())]
+        self._masks = [(layer.weight != 0).to(layer.weight.dtype) for layer in self._layers]
+        return network
+
+    def after_step(self, network: nn.Module, step: int) -> None:
+        if self._masks:
+            with torch.no_grad():
+                torch._foreach_mul_([layer.weight for layer in self._layers], self._masks)
+
+
+def prunable_layers(network: nn.Module) -> list[nn.Conv2d | nn.Linear]:
+    """Dense convolutions and linear layers of at least 1,000 weights, in order."""
+    return [
+        module
+        for module in network.modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+        and getattr(module, "groups", 1) == 1
+        and module.weight.numel() >= _SMALLEST_PRUNED_LAYER
+    ]
+
+
+def lamp_masks(weights: list[torch.Tensor], sparsity: float) -> list[torch.Tensor]:
+    """Masks (1 keep, 0 drop; shaped as the weights) that drop the share `sparsity` of all weights by LAMP score."""
+    scores = [_lamp_scores(weight.detach()) for weight in weights]
+    flat = torch.cat([score.flatten() for score in scores])
+    dropped = int(round(sparsity * flat.numel()))
+    if dropped == 0:
+        return [torch.ones_like(weight) for weight in weights]
+    threshold = flat.kthvalue(dropped).values
+    return [(score > threshold).to(weight.dtype) for score, weight in zip(scores, weights)]
+
+
+def _lamp_scores(weight: torch.Tensor) -> torch.Tensor:
+    squares = weight.flatten().double().square()
+    ordered, order = squares.sort()
+    not_smaller = ordered.flip(0).cumsum(0).flip(0)
+    scores = torch.empty_like(squares)
+    scores[order] = ordered / not_smaller.clamp_min(torch.finfo(torch.float64).tiny)
+    return scores.reshape(weight.shape)
+
+
+def sparsity_of(network: nn.Module) -> float:
+    """Share of zeros among the prunable weights, 0 to 1."""
+    layers = prunable_layers(network)
+    zeros = sum(int((layer.weight == 0).sum()) for layer in layers)
+    return zeros / max(1, sum(layer.weight.numel() for layer in layers))

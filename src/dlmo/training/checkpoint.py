@@ -1,0 +1,36 @@
+"""Weights and training states as safetensors files, written atomically; no pickle."""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+
+def save(path: Path, tensors: dict[str, torch.Tensor], facts: dict) -> None:
+    """Write tensors and a JSON-serializable record; a killed process leaves the old file or the new one."""
+    temporary = path.with_suffix(".part")
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, temporary, {"dlmo": json.dumps(facts)})
+    os.replace(temporary, path)
+
+
+def load(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
+    """The tensors and the record that `save` wrote."""
+    with safe_open(path, "pt") as file:
+        record = json.loads((file.metadata() or {}).get("dlmo", "{}"))
+        return {name: file.get_tensor(name) for name in file.keys()}, record
+
+
+def save_weights(path: Path, network: nn.Module, facts: dict) -> None:
+    save(path, network.state_dict(), facts)
+
+
+def load_weights(path: Path, network: nn.Module) -> dict:
+    """Load weights into a network of the same architecture; returns the record saved with them."""
+    tensors, record = load(path)
+    network.load_state_dict(tensors)
+    return record

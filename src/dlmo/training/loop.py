@@ -1,0 +1,165 @@
+"""The training loop."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dlmo.data.dataset import Split
+from dlmo.data.preprocessing import PIXEL_OFFSET, PIXEL_SCALE
+from dlmo.techniques.technique import Technique
+from dlmo.training import checkpoint
+from dlmo.training.augmentation import augment
+from dlmo.training.curve import Epoch
+from dlmo.training.device import Device
+from dlmo.training.schedule import Augmentation, Schedule
+
+# A checkpoint at least this often (seconds), and always at the end of an epoch that passes this mark.
+_CHECKPOINT_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Training:
+    """The trained network (evaluation mode, CPU) and its curve."""
+
+    network: nn.Module
+    curve: tuple[Epoch, ...]
+
+
+def train(
+    network: nn.Module,
+    images: Split,
+    validation: Split,
+    schedule: Schedule,
+    augmentation: Augmentation,
+    device: Device,
+    seed: int,
+    *,
+    technique: Technique | None = None,
+    class_weights: np.ndarray | None = None,
+    checkpoint_path: Path | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Training:
+    """Train `network` (in place where the technique allows) and return it with its curve.
+
+    class_weights: weight of each class in the loss, float, classes.
+    checkpoint_path: where to save the state now and then, and to resume from if it exists.
+    progress: called with the share done, 0 to 1.
+    The same arguments give the same network, resumed or not; the epoch to keep is always the last.
+    """
+    technique = technique or Technique()
+    torch.manual_seed(seed)
+    steps_per_epoch = max(1, len(images) // schedule.batch_size)
+    total = steps_per_epoch * schedule.epochs
+    network = technique.begin(network, total).to(device.name, memory_format=torch.channels_last)
+    optimizer = _optimizer(network, schedule)
+    pixels = torch.from_numpy(images.images).to(device.name)
+    labels = torch.from_numpy(images.labels).to(device.name)
+    weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32, device=device.name)
+    curve: list[Epoch] = []
+    first = 0
+    if checkpoint_path is not None and checkpoint_path.exists():
+        curve = _resume(checkpoint_path, network, optimizer)
+        first = len(curve)
+        technique.resume(network, first * steps_per_epoch)
+    saved = time.monotonic()
+    for epoch in range(first, schedule.epochs):
+        started = time.monotonic()
+        # Everything random in an epoch follows from (seed, epoch), so a resumed run repeats an undisturbed one.
+        torch.manual_seed(seed * 100_003 + epoch)
+        generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
+        order = torch.randperm(len(labels), generator=generator).to(device.name)
+        scale = 0.75 if epoch < schedule.small_first * schedule.epochs else 1.0
+        loss_sum = torch.zeros((), device=device.name)
+        right = torch.zeros((), dtype=torch.long, device=device.name)
+        network.train()
+        for step in range(steps_per_epoch):
+            number = epoch * steps_per_epoch + step
+            for group in optimizer.param_groups:
+                group["lr"] = schedule.learning_rate_at(number, total)
+            chosen = order[step * schedule.batch_size : (step + 1) * schedule.batch_size]
+            batch = to_network_input(augment(pixels[chosen], augmentation, generator), scale)
+            with torch.autocast(device.name, device.autocast, enabled=device.autocast is not None):
+                logits = network(batch)
+            loss = F.cross_entropy(
+                logits.float(), labels[chosen], weights, label_smoothing=schedule.label_smoothing
+            )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if schedule.clip_norm is not None:
+                nn.utils.clip_grad_norm_(network.parameters(), schedule.clip_norm)
+            optimizer.step()
+            technique.after_step(network, number + 1)
+            loss_sum += loss.detach()
+            right += (logits.argmax(1) == labels[chosen]).sum()
+            if progress is not None:
+                progress((number + 1) / total)
+        seen = steps_per_epoch * min(schedule.batch_size, len(labels))
+        curve.append(
+            Epoch(
+                epoch + 1,
+                float(loss_sum) / steps_per_epoch,
+                int(right) / seen,
+                float((predict(network, validation, device).argmax(1) == validation.labels).mean()),
+                time.monotonic() - started,
+            )
+        )
+        if checkpoint_path is not None and time.monotonic() - saved > _CHECKPOINT_SECONDS:
+            _save(checkpoint_path, network, optimizer, curve)
+            saved = time.monotonic()
+    return Training(network.to("cpu").eval(), tuple(curve))
+
+
+def to_network_input(images: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+    """uint8 N x H x W x C to normalized float32 N x C x H x W in channels_last layout, sides times `scale`."""
+    batch = images.permute(0, 3, 1, 2).to(torch.float32).sub_(PIXEL_OFFSET).div_(PIXEL_SCALE)
+    if scale == 1.0:
+        return batch
+    # Sides stay multiples of 4: the networks halve the map at least twice.
+    size = [max(8, int(side * scale) // 4 * 4) for side in batch.shape[2:]]
+    return F.interpolate(batch, size, mode="bilinear", antialias=True).contiguous(memory_format=torch.channels_last)
+
+
+def predict(network: nn.Module, split: Split, device: Device, batch_size: int = 256) -> np.ndarray:
+    """Logits of a split, float32 N x classes, in evaluation mode and float32 arithmetic."""
+    network.eval()
+    pieces = []
+    with torch.inference_mode():
+        for start in range(0, len(split), batch_size):
+            images = torch.from_numpy(split.images[start : start + batch_size]).to(device.name)
+            pieces.append(network(to_network_input(images)).float().cpu())
+    return torch.cat(pieces).numpy()
+
+
+def _optimizer(network: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
+    decayed = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
+    plain = [p for p in network.parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.SGD(
+        groups, lr=schedule.learning_rate, momentum=schedule.momentum, nesterov=True, foreach=True
+    )
+
+
+def _save(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, curve: list[Epoch]) -> None:
+    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors[f"momentum.{index}"] = state["momentum_buffer"]
+    checkpoint.save(path, tensors, {"curve": [asdict(epoch) for epoch in curve]})
+
+
+def _resume(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> list[Epoch]:
+    tensors, record = checkpoint.load(path)
+    network.load_state_dict(
+        {name.removeprefix("network."): tensor for name, tensor in tensors.items() if name.startswith("network.")}
+    )
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, parameter in enumerate(parameters):
+        buffer = tensors.get(f"momentum.{index}")
+        if buffer is not None:
+            optimizer.state[parameter]["momentum_buffer"] = buffer.to(parameter.device)
+    return [Epoch(**line) for line in record["curve"]]

@@ -1,0 +1,48 @@
+"""How to train, as data; free of torch, so that plans and keys can be made without it."""
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """flip: mirror half of the images left-right.
+    shift: move each image by up to this many pixels in each direction, edges repeated.
+    cutout: side in pixels of a square set to mid grey, somewhere in each image (DeVries and Taylor, 2017); 0 = none.
+    lighting: each image's brightness and contrast change by up to this share, 0 to 1; 0 = none.
+    """
+
+    flip: bool
+    shift: int
+    cutout: int
+    lighting: float
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train.
+
+    epochs: passes over the training images. batch_size: images per step.
+    learning_rate: peak; rises linearly over `warmup` (share of all steps), then falls linearly to zero.
+    weight_decay: on convolution and linear weights only. label_smoothing: 0 to 1.
+    small_first: share of the epochs, 0 to 1, that sees images at 3/4 of their side, where an epoch costs half
+    (progressive resizing; batch statistics settle in the epochs at full size).
+    clip_norm: largest norm of a step's gradient, None for no limit (networks without BatchNorm need one).
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    warmup: float
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.1
+    small_first: float = 0.0
+    clip_norm: float | None = None
+
+    def lasting(self, epochs: int) -> "Schedule":
+        return replace(self, epochs=epochs)
+
+    def learning_rate_at(self, step: int, total: int) -> float:
+        """Learning rate of step 0 .. total-1: linear warm-up to the peak, then linear to zero."""
+        rise = max(1.0, self.warmup * total)
+        return self.learning_rate * min((step + 1) / rise, (total - step) / max(1.0, total - rise))

@@ -1,0 +1,110 @@
+import io
+import time
+
+import pytest
+
+from dlmo.report.progress import Forecast, SilentProgress, Stage, TerminalProgress
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_plain_lines_where_there_is_no_terminal():
+    stream, clock = io.StringIO(), Clock()
+    progress = TerminalProgress(stream, clock)
+    with progress.total(200), progress.stage("train resnet20: 30 epochs", 100) as update:
+        for clock.now in range(0, 101, 10):
+            update(clock.now / 100)
+        progress.note("a note")
+    assert stream.getvalue().splitlines() == [
+        "expected to take 3m 20s",
+        "train resnet20: 30 epochs: started",
+        "train resnet20: 30 epochs: 30 %, 1m 10s left, all: 2m 50s left",
+        "train resnet20: 30 epochs: 60 %, 40 s left, all: 2m 20s left",
+        "train resnet20: 30 epochs: 90 %, 10 s left, all: 1m 50s left",
+        "a note",
+        "train resnet20: 30 epochs: done in 1m 40s",
+        "all done in 1m 40s",
+    ]
+
+
+def test_plain_lines_hold_no_control_characters():
+    stream = io.StringIO()
+    progress = TerminalProgress(stream, Clock())
+    with progress.stage("evil \x1b[31m\r stage [bold]") as update:
+        update(0.5)
+    assert "\x1b" not in stream.getvalue() and "\r" not in stream.getvalue()
+    assert "[bold]" in stream.getvalue()
+
+
+def test_a_stage_that_fails_is_not_called_done():
+    stream = io.StringIO()
+    progress = TerminalProgress(stream, Clock())
+    with pytest.raises(KeyboardInterrupt), progress.stage("convert"):
+        raise KeyboardInterrupt
+    assert "convert: stopped after" in stream.getvalue()
+    assert "done" not in stream.getvalue()
+
+
+def test_bars_on_a_terminal(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "80")
+    stream, clock = Terminal(), Clock()
+    progress = TerminalProgress(stream, clock)
+    with progress.total(300):
+        with progress.stage("train [x]: 30 epochs", 200) as update:
+            clock.now = 60.0
+            update(0.4)
+            time.sleep(0.6)  # the bars are drawn four times a second
+            progress.note("above the bars")
+        with progress.stage("convert"):
+            pass
+    text = stream.getvalue()
+    for part in (
+        "train [x]: 30 epochs",
+        "40 %",
+        "1m 00s, 1m 30s left",
+        "above the bars",
+        "done in 1m 00s",
+        "all",
+    ):
+        assert part in text
+
+
+def test_forecast_learns_from_finished_stages():
+    forecast = Forecast(expected=100, started=0)
+    first, second = Stage("a", 40, 0), Stage("b", 40, 80)
+    forecast.begin(first)
+    assert forecast.left(10) == 90
+    forecast.end(first, 80)  # took twice as long as expected
+    assert forecast.left(80) == pytest.approx(120)
+    forecast.begin(second)
+    second.done = 0.5
+    assert forecast.left(120) == pytest.approx(40 + 40)
+    assert forecast.share(120) == pytest.approx(120 / 200)
+
+
+def test_forecast_without_expected_stages_counts_down_but_not_below_the_stage():
+    forecast = Forecast(expected=100, started=0)
+    stage = Stage("a", None, 0)
+    forecast.begin(stage)
+    stage.done = 0.25
+    assert forecast.left(20) == pytest.approx(80)
+    assert forecast.left(90) == pytest.approx(270)
+
+
+def test_silent_progress_has_the_same_interface(capfd):
+    progress = SilentProgress()
+    with progress.total(None), progress.stage("x") as update:
+        update(0.5)
+        progress.note("y")
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,94 @@
+import io
+from dataclasses import replace
+
+from rich.console import Console
+
+from dlmo.report.terminal import print_run, results_table
+
+
+def shown(printable, width=80):
+    console = Console(file=io.StringIO(), width=width)
+    console.print(printable)
+    return console.file.getvalue()
+
+
+def printed(run, width=80):
+    console = Console(file=io.StringIO(), width=width)
+    print_run(run, console)
+    return console.file.getvalue()
+
+
+def test_table_keeps_the_key_facts_in_80_columns(run):
+    lines = shown(results_table(run)).splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    chosen = [line for line in lines if line.startswith(">")]
+    assert len(chosen) == 1
+    assert chosen[0].split() == [">", "resnet20", "QAT", "309", "91.7", "(91.2-92.3)", "0.370"]
+    assert sum("resnet20" in line for line in lines) == 7
+    assert any(line.startswith("*") for line in lines)
+
+
+def test_nothing_is_cut_off(run):
+    text = printed(run)
+    assert "\u2026" not in text
+    assert "\x1b" not in text
+    assert all(len(line) <= 80 for line in text.splitlines())
+
+
+def test_long_names_fold_without_losing_characters(run):
+    name = "a_network_of_a_very_long_name_indeed@0.125"
+    long = replace(run.results[0], network=name, recipe=f"{name} > prune(sparsity=0.85, rounds=70) > float32")
+    text = shown(results_table(replace(run, results=(long,), choice=None)))
+    assert "".join(line[3:23].strip() for line in text.splitlines()[2:]).startswith(name)
+    assert "(92.6-93.6)" in text
+
+
+def test_says_what_the_numbers_rest_on(run):
+    text = " ".join(printed(run).split())
+    for fact in ("10,000 test images", "1 thread", "Xeon", "95 % interval", "KB", "ms p50", "measured"):
+        assert fact in text
+    for reason in run.choice.reasons:
+        assert reason in text
+    assert "did not pay" in text
+    assert "p = 0.0021" in text
+
+
+def test_no_choice_names_the_nearest(no_choice):
+    text = " ".join(printed(no_choice).split())
+    assert "Nothing met the limits" in text
+    assert "684 KB over the limit of 100 KB" in text
+    assert "chosen" not in text.lower()
+
+
+def test_networks_stay_together_in_given_order(run):
+    names = [row.plain for row in results_table(run).columns[1]._cells]
+    assert list(dict.fromkeys(names)) == [
+        "mobilenet_v2",
+        "mobilenet_v2@0.5",
+        "wide_resnet_16_1@0.25",
+        "resnet20",
+    ]
+    assert names == sorted(names, key=names.index)
+
+
+def test_seeds_are_told_apart(run):
+    both = (run.results[0], replace(run.results[0], seed=1))
+    assert "seed" in shown(results_table(replace(run, results=both, choice=None)))
+    assert "seed" not in shown(results_table(run))
+
+
+def test_markup_in_names_is_text(run):
+    odd = replace(run.results[0], network="[red]net[/red]")
+    assert "[red]net[/red]" in shown(results_table(replace(run, results=(odd,), choice=None)))
+
+
+def test_estimated_latency_is_marked(run):
+    guessed = replace(run.results[0], latency_source="estimated")
+    text = printed(replace(run, results=(guessed,), choice=None))
+    assert "~3.21" in text
+    assert "estimated; ~ not measured" in text
+
+
+def test_a_run_without_results_prints(run):
+    empty = replace(run, results=(), choice=None, machine={}, dataset={}, confusion=(), curves={})
+    assert "data set" in printed(empty)
