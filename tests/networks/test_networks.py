@@ -1,5 +1,7 @@
 """The modules themselves: published sizes, shapes, what later stages rely on."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import fx, nn
@@ -20,7 +22,15 @@ SMALL_OF_EACH_FAMILY = [
     "mobilenet_v3_small@0.5",
     "mobilenet_v3_large@0.25",
 ]
-ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Hardsigmoid)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """On maps this small, threads of a busy machine only wait for one another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,17 @@ def test_missing_facts_are_left_out(run):
 
 def test_no_choice(no_choice):
     card = model_card(no_choice)
-    assert "No model was chosen" in card
+    assert "Nothing tried met the limits" in card
+    assert "`mobilenet_v2 > float32`" in card
     assert "684 KB over the limit" in card
+
+
+def test_a_study_without_limits(no_choice):
+    card = model_card(replace(no_choice, nearest=(), budget={}))
+    assert "No limits were given" in card
+    assert "Nothing tried" not in card
+
+
+def test_nothing_tried(no_choice):
+    card = model_card(replace(no_choice, results=(), confusion=()))
     assert "## Files" not in card

@@ -1,9 +1,14 @@
 import io
+import json
 from dataclasses import replace
 
+import pytest
 from rich.console import Console
 
-from dlmo.report.terminal import print_run, results_table
+from dlmo.errors import UserError
+from dlmo.measure.evaluate import Evaluation
+from dlmo.report.document import run_of
+from dlmo.report.terminal import print_document, print_evaluation, print_run, results_table
 
 
 def shown(printable, width=80):
@@ -92,3 +97,41 @@ def test_estimated_latency_is_marked(run):
 def test_a_run_without_results_prints(run):
     empty = replace(run, results=(), choice=None, machine={}, dataset={}, confusion=(), curves={})
     assert "data set" in printed(empty)
+
+
+def test_a_run_prints_alike_from_its_results_json(run, no_choice):
+    for original in (run, no_choice):
+        again = run_of(json.loads(json.dumps(original.to_json())))
+        assert printed(again).splitlines()[3:] == printed(original).splitlines()[3:]
+
+
+@pytest.mark.parametrize("document", [{}, {"dataset": 3}, [], {"results": [{}]}])
+def test_a_strange_results_json_is_refused(document):
+    with pytest.raises(UserError, match="not written by this version"):
+        print_document(document, Console(file=io.StringIO()))
+
+
+def test_evaluation(run):
+    result = run.results[0]
+    names = set(Evaluation.__dataclass_fields__) & set(result.__dataclass_fields__)
+    evaluation = Evaluation(
+        model="some/model.tflite",
+        dataset="cifar10",
+        split="validation",
+        images=5000,
+        machine=run.machine,
+        **{name: getattr(result, name) for name in names},
+    )
+    console = Console(file=io.StringIO(), width=80)
+    print_evaluation(evaluation, console)
+    text = " ".join(console.file.getvalue().split())
+    for fact in (
+        "some/model.tflite",
+        "93.1 %",
+        "92.6-93.6",
+        "5,000 validation images",
+        "9,213 KB",
+        "CONV_2D 21",
+        "Xeon",
+    ):
+        assert fact in text

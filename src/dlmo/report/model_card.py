@@ -25,26 +25,33 @@ PRECISIONS = {
 
 
 def model_card(run: Run) -> str:
-    """The card as markdown; without a choice it says so and what came nearest."""
+    """The card as markdown, of the chosen file; without a choice of the most accurate one, and it says so."""
     sections = [f"# {_plain(run.title)}"]
+    result = wording.described(run)
     if run.choice is None:
-        sections.append("No model was chosen: nothing tried met the limits, or none were given.")
-        sections.append(_list(run.nearest))
-    else:
-        result = run.choice.result
+        sections.append(_unchosen(run))
+    if result is not None:
+        reasons = _list(run.choice.reasons) if run.choice else ""
         sections += [
             _what(run, result),
             _section("Intended input", _list(_input_lines(run))),
-            _section("Recipe", f"`{result.recipe}`\n\n{_list(run.choice.reasons)}"),
+            _section("Recipe", f"`{result.recipe}`\n\n{reasons}".strip()),
             _section("Numbers", _numbers(run, result)),
             _section("Recall per class, worst first", _recall_table(run)),
             _section("Limits", _list(_limits(run, result))),
         ]
     command = run.dataset.get("command")
     sections.append(_section("How to reproduce", f"```sh\n{command}\n```" if command else ""))
-    if run.choice is not None:
+    if result is not None:
         sections.append(_section("Files", _list([f"`{name}`: {text}" for name, text in FILES], escape=False)))
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _unchosen(run: Run) -> str:
+    if not run.budget:
+        return "No limits were given: this is the most accurate model on validation images."
+    warning = "**Nothing tried met the limits.** This is the most accurate model on validation images; nearest were:"
+    return f"{warning}\n\n{_list(run.nearest)}"
 
 
 def _what(run: Run, result: Result) -> str:
@@ -87,7 +94,7 @@ def _numbers(run: Run, result: Result) -> str:
             f"(1 KB = {wording.KB:,} bytes)",
         ),
         ("latency", latency),
-        ("machine", wording.machine(run)),
+        ("machine", wording.machine_words(run.machine)),
         ("multiply-adds", wording.count(result.macs)),
     ]
     if result.ram_bytes is not None:
@@ -116,8 +123,8 @@ def _limits(run: Run, result: Result) -> list[str]:
         f"It always answers with one of its {len(run.classes)} classes, also for an image of none of them.",
         "Its scores order the classes; they are not calibrated probabilities.",
     ]
-    imbalance = run.dataset.get("imbalance")
-    if isinstance(imbalance, int | float) and imbalance > 1.5:
+    imbalance = wording.imbalance(run.dataset)
+    if imbalance > 1.5:
         lines.append(f"The largest class has {imbalance:.3g} times the training images of the smallest.")
     precision = result.recipe.rpartition(" > ")[2].partition("(")[0]
     if precision in PRECISIONS:

@@ -1,11 +1,19 @@
 """Results in a terminal, readable in 80 columns and as plain text in a file."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from dlmo.report import wording
+from dlmo.report.document import run_of
 from dlmo.study.results import Choice, Result, Run, StepWorth
+
+if TYPE_CHECKING:
+    from dlmo.measure.evaluate import Evaluation
 
 CHOSEN = ">"  # plain characters: they survive every terminal, font and log file
 FRONT = "*"
@@ -29,6 +37,39 @@ def print_run(run: Run, console: Console) -> None:
     if run.notes:
         _heading(console, "Notes")
         _print_list(console, run.notes)
+
+
+def print_document(document: dict, console: Console) -> None:
+    """A run as its results.json tells it. Raises UserError where that is not dlmo's."""
+    print_run(run_of(document), console)
+
+
+def print_evaluation(evaluation: Evaluation, console: Console) -> None:
+    """Facts and measurements of one file."""
+    ram = "not known" if evaluation.ram_bytes is None else f"{wording.kilobytes(evaluation.ram_bytes)} KB"
+    lines = {
+        "accuracy": f"{wording.percent(evaluation.accuracy)} % (95 % interval {wording.interval(evaluation)} %, "
+        f"n = {evaluation.images:,} {evaluation.split} images of {evaluation.dataset})",
+        "size": f"{wording.kilobytes(evaluation.size_bytes)} KB "
+        f"({wording.kilobytes(evaluation.compressed_bytes)} KB zipped; 1 KB = {wording.KB:,} bytes)",
+        "latency": f"{wording.milliseconds(evaluation.latency_ms)} ms p50, "
+        f"{wording.milliseconds(evaluation.latency_p90_ms)} ms p90, one image, {wording.threads(evaluation.threads)}",
+        "RAM": f"{ram} (growth of peak memory by loading and running)",
+        "parameters": wording.count(evaluation.parameters),
+        "MACs": f"{wording.count(evaluation.macs)} per image",
+        "delegated": f"{evaluation.delegated * 100:.0f} % of nodes, partitions: {evaluation.partitions}",
+        "operators": ", ".join(f"{name} {number}" for name, number in evaluation.operators.items()),
+        "in float": ", ".join(evaluation.float_operators),
+        "machine": wording.machine_words(evaluation.machine),
+    }
+    _say(console, evaluation.model, "bold")
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in lines.items():
+        if text:
+            table.add_row(name, Text(text))
+    console.print(table)
 
 
 def results_table(run: Run) -> Table:
@@ -86,7 +127,7 @@ def _legend(run: Run) -> str:
         f"size: the .tflite file, 1 KB = {wording.KB:,} bytes; accuracy: on {wording.test_images(run)} test images",
         f"latency: one image, {wording.thread_counts(run)}, target {run.target}, "
         f"{wording.source(run, 'latency_source')}{'; ~ not measured' if estimated else ''}",
-        f"machine: {wording.machine(run)}",
+        f"machine: {wording.machine_words(run.machine)}",
     ]
     return "\n".join(lines)
 

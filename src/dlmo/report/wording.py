@@ -115,12 +115,31 @@ def class_names(dataset: dict, classes: tuple[str, ...]) -> str:
 
 def split_counts(dataset: dict) -> str:
     """1,200 train, 300 validation, 400 test images; empty where the counts are not given."""
-    known = [
-        (name, dataset[name])
-        for name in ("train", "validation", "test")
-        if isinstance(dataset.get(name), int)
-    ]
+    names = ("train", "validation", "test")
+    known = [(name, dataset[f"{name}_images"]) for name in names if f"{name}_images" in dataset]
     return ", ".join(f"{number:,} {name}" for name, number in known) + (" images" if known else "")
+
+
+def imbalance(dataset: dict) -> float:
+    """Training images of the largest class over those of the smallest; 1 where not known."""
+    counts = dataset.get("class_counts") or {"": 1}
+    return max(counts.values()) / max(1, min(counts.values()))
+
+
+def dataset_details(dataset: dict) -> list[tuple[str, str]]:
+    """What a reader may ask about the data set beyond its name, splits, input and classes."""
+    skipped = dataset.get("skipped") or []
+    larger = imbalance(dataset)
+    details = [
+        ("resize", dataset.get("resize")),
+        (
+            "balance",
+            f"the largest class has {larger:.3g} times the training images of the smallest" * (larger > 1),
+        ),
+        ("left out", f"files: {len(skipped):,}, first {value_text(skipped[0])}" if skipped else ""),
+        ("fingerprint", dataset.get("fingerprint")),
+    ]
+    return [(name, text) for name, text in details if text]
 
 
 def input_shape(dataset: dict) -> str:
@@ -157,9 +176,9 @@ def value_text(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def machine(run: Run) -> str:
+def machine_words(machine: dict) -> str:
     """The machine in one line; processor and cores first, without their names."""
-    known = dict(facts(run.machine))
+    known = dict(facts(machine))
     cores = known.pop("cores", None)
     processor = known.pop("cpu", None)
     parts = [processor, f"{cores} cores" if cores else None, *known.values()]

@@ -1,0 +1,42 @@
+"""From results.json back to a run, to print it again."""
+
+from dataclasses import fields
+
+from dlmo.errors import UserError
+from dlmo.study.results import Choice, Result, Run, StepWorth
+
+
+def run_of(document: dict) -> Run:
+    """The run a results.json tells of; confusion, mistakes and curves are on the page only.
+
+    Raises UserError where the document is none of dlmo's.
+    """
+    try:
+        return Run(
+            title=str(document["dataset"].get("command", "dlmo")),
+            dataset=document["dataset"],
+            target=document["target"],
+            machine=document["machine"],
+            budget=document["budget"],
+            results=tuple(map(_result, document["results"])),
+            choice=_choice(document["choice"]) if document["choice"] else None,
+            nearest=tuple(document.get("nearest", ())),
+            notes=tuple(document.get("notes", ())),
+            classes=tuple(document["dataset"].get("classes", ())),
+            confusion=(),
+            mistakes=(),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"results.json was not written by this version of dlmo ({error}); run dlmo again"
+        ) from None
+
+
+def _choice(entry: dict) -> Choice:
+    worth = tuple(StepWorth(**step) for step in entry["worth"])
+    return Choice(_result(entry), tuple(entry["reasons"]), worth, entry["advice"])
+
+
+def _result(entry: dict) -> Result:
+    known = {field.name: entry[field.name] for field in fields(Result)}
+    return Result(**known | {"float_operators": tuple(known["float_operators"])})

@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+import torch
+
+from dlmo import networks
+from dlmo.training import checkpoint, loop
+from dlmo.training.device import Device
+from dlmo.training.schedule import Augmentation, Schedule
+
+CPU = Device("cpu", None)
+PLAIN = Augmentation(flip=False, shift=1, cutout=0, lighting=0.0)
+
+
+def fresh():
+    torch.manual_seed(0)
+    return networks.build("resnet8@0.5", classes=10, input_shape=(16, 16, 1))
+
+
+def small(split, count=320):
+    return split.take(np.arange(count))
+
+
+def fit(digits, epochs=2, **arguments):
+    schedule = Schedule(epochs, batch_size=32, learning_rate=0.1, warmup=0.2)
+    return loop.train(
+        fresh(), small(digits.train), digits.validation, schedule, PLAIN, CPU, seed=0, **arguments
+    )
+
+
+def same_weights(first, second):
+    return all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values()))
+
+
+def test_a_network_learns_digits(digits):
+    schedule = Schedule(8, batch_size=32, learning_rate=0.1, warmup=0.2)
+    result = loop.train(fresh(), digits.train, digits.validation, schedule, PLAIN, CPU, seed=0)
+    assert len(result.curve) == 8
+    assert result.curve[-1].loss < result.curve[0].loss
+    accuracy = (loop.predict(result.network, digits.test, CPU).argmax(1) == digits.test.labels).mean()
+    assert accuracy > 0.9
+
+
+def test_the_same_seed_trains_the_same_network(digits):
+    assert same_weights(fit(digits).network, fit(digits).network)
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_resumed_training_ends_like_an_undisturbed_one(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_CHECKPOINT_SECONDS", 0.0)
+    undisturbed = fit(digits, epochs=3)
+    path = tmp_path / "checkpoint.safetensors"
+
+    def kill(share):
+        if share > 0.7:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(digits, epochs=3, checkpoint_path=path, progress=kill)
+    assert path.exists()
+    shares = []
+    resumed = fit(digits, epochs=3, checkpoint_path=path, progress=shares.append)
+    assert shares[0] > 0.6, "the first two epochs were not trained again"
+    assert same_weights(undisturbed.network, resumed.network)
+    assert [epoch.loss for epoch in resumed.curve] == [epoch.loss for epoch in undisturbed.curve]
+
+
+def test_class_weights_change_what_is_learned(digits):
+    weights = np.ones(10, np.float32)
+    weights[3] = 50
+    plain, weighted = fit(digits), fit(digits, class_weights=weights)
+    count = [int((loop.predict(r.network, digits.test, CPU).argmax(1) == 3).sum()) for r in (plain, weighted)]
+    assert count[1] > count[0]
+
+
+def test_learning_rate_rises_then_falls_to_zero():
+    schedule = Schedule(1, 32, learning_rate=0.5, warmup=0.25)
+    rates = [schedule.learning_rate_at(step, 100) for step in range(100)]
+    assert max(rates) == pytest.approx(0.5)
+    assert rates.index(max(rates)) in (24, 25)
+    assert rates[0] == pytest.approx(0.02)
+    assert rates[-1] == pytest.approx(0.5 / 75)
+
+
+def test_network_input_is_normalized_and_small_sizes_are_multiples_of_four():
+    images = torch.tensor([0, 128, 255], dtype=torch.uint8).reshape(1, 1, 3, 1).expand(1, 20, 3, 1)
+    assert loop.to_network_input(images)[0, 0, 0].tolist() == [-1.0, 0.0, 127 / 128]
+    square = torch.zeros(2, 30, 30, 3, dtype=torch.uint8)
+    assert loop.to_network_input(square, 0.75).shape == (2, 3, 20, 20)
+
+
+def test_checkpoints_hold_tensors_and_record_without_pickle(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    checkpoint.save_weights(path, fresh(), {"epochs": 3})
+    other = fresh()
+    with torch.no_grad():
+        next(other.parameters()).zero_()
+    assert checkpoint.load_weights(path, other) == {"epochs": 3}
+    assert same_weights(fresh(), other)
+    assert b"pickle" not in path.read_bytes()[:4096]
+    assert list(tmp_path.iterdir()) == [path]
