@@ -1,0 +1,158 @@
+"""Conversion, quantization, zero encoding and the runtime, on a small trained network."""
+
+import numpy as np
+import pytest
+import torch
+
+from dlmo import networks
+from dlmo.data.preprocessing import to_float
+from dlmo.errors import UserError
+from dlmo.runtimes.litert import flatbuffer, quantize, sparse
+from dlmo.runtimes.litert.convert import convert
+from dlmo.runtimes.litert.interpreter import Runner, predict
+from dlmo.techniques.fake_quantization import exportable, fold_batch_norm, insert_fake_quantization
+from dlmo.techniques.pruning import lamp_masks, prunable_layers
+
+SHAPE = (16, 16, 3)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (40, *SHAPE), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def network(images):
+    torch.manual_seed(0)
+    model = networks.build("resnet8", classes=5, input_shape=SHAPE).train()
+    batch = torch.from_numpy(to_float(images)).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        for _ in range(20):
+            model(batch)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def float_file(network):
+    return convert(fold_batch_norm(network), SHAPE)
+
+
+def torch_scores(network, images):
+    with torch.no_grad():
+        return network(torch.from_numpy(to_float(images)).permute(0, 3, 1, 2)).numpy()
+
+
+def test_the_file_computes_what_the_network_does(network, float_file, images):
+    assert np.allclose(predict(float_file, images), torch_scores(network, images), atol=1e-4)
+
+
+def test_short_names_shrink_the_file_and_change_no_bit(float_file, images):
+    short = flatbuffer.shorten_names(float_file)
+    assert len(float_file) - len(short) > 10_000
+    assert np.array_equal(predict(float_file, images), predict(short, images))
+
+
+def test_facts_of_a_file(network, float_file):
+    facts = flatbuffer.facts(float_file)
+    weights = sum(p.numel() for n, p in fold_batch_norm(network).named_parameters())
+    assert facts.parameters == weights
+    assert "TRANSPOSE" not in facts.operators
+    assert facts.macs == networks.count("resnet8", classes=5, input_shape=SHAPE).macs
+    assert not facts.has_int8_activations
+
+
+@pytest.mark.parametrize(
+    "make, largest_error, share",
+    [(quantize.float16, 0.002, 0.56), (quantize.dynamic_int8, 0.02, 0.33), (quantize.weight_only_int8, 0.02, 0.33)],
+)
+def test_weight_quantization(float_file, images, make, largest_error, share):
+    dense = flatbuffer.shorten_names(float_file)
+    made = flatbuffer.shorten_names(make(float_file))
+    before = predict(dense, images)
+    assert np.abs(predict(made, images) - before).max() < largest_error * np.abs(before).max()
+    assert len(made) < share * len(dense)
+    assert Runner(made).delegation() == (1, 1.0)
+
+
+def test_full_integer_takes_raw_pixels_and_stays_one_partition(float_file, images):
+    made = flatbuffer.shorten_names(quantize.static_int8(float_file, images))
+    runner = Runner(made)
+    assert runner.input["dtype"] is np.int8 and runner.output["dtype"] is np.int8
+    assert runner.input["quantization"] == (1 / 128, 0)
+    assert np.array_equal(runner.prepare(images), (images.astype(np.int16) - 128).astype(np.int8))
+    assert runner.delegation() == (1, 1.0)
+    assert flatbuffer.facts(made).float_operators == ()
+    before = predict(float_file, images)
+    assert np.abs(predict(made, images) - before).max() < 0.15 * np.abs(before).max()
+
+
+def test_trained_scales_reach_the_file(network, images):
+    graph = insert_fake_quantization(network)
+    graph.train()
+    batch = torch.from_numpy(to_float(images)).permute(0, 3, 1, 2)
+    for _ in range(30):
+        graph(batch)
+    graph.eval()
+    content = flatbuffer.shorten_names(convert(exportable(graph), SHAPE, quantized=True))
+    runner = Runner(content)
+    scales = {float(m.scale) for n, m in graph.named_modules() if n.startswith("quantizer_")}
+    assert any(runner.output["quantization"][0] == pytest.approx(scale) for scale in scales)
+    assert runner.input["quantization"] == (1 / 128, 0)
+    assert runner.delegation()[0] == 1
+    wanted = torch_scores(graph, images)
+    step = runner.output["quantization"][0]
+    assert np.abs(predict(content, images) - wanted).max() <= 3 * step
+
+
+@pytest.fixture(scope="module")
+def pruned_file(network):
+    import copy
+
+    pruned = copy.deepcopy(network)
+    layers = prunable_layers(pruned)
+    with torch.no_grad():
+        for layer, mask in zip(layers, lamp_masks([layer.weight for layer in layers], 0.85)):
+            layer.weight *= mask
+    return convert(fold_batch_norm(pruned), SHAPE)
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16", "weight_only_int8", "static_int8"])
+def test_encoded_zeros_shrink_the_raw_file_bit_exactly(pruned_file, images, kind):
+    content = pruned_file
+    if kind == "static_int8":
+        content = quantize.static_int8(content, images)
+    elif kind != "float32":
+        content = getattr(quantize, kind)(content)
+    dense = flatbuffer.shorten_names(content)
+    encoded = sparse.encode_zeros(dense)
+    assert len(encoded) < 0.72 * len(dense)
+    assert np.array_equal(predict(dense, images), predict(encoded, images))
+    assert Runner(encoded).delegation()[0] == 1
+
+
+def test_a_dense_file_is_left_as_it_is(float_file):
+    assert sparse.encode_zeros(float_file) is float_file
+
+
+def test_dynamic_int8_refuses_encoded_zeros(pruned_file):
+    with pytest.raises(ValueError, match="dynamically"):
+        sparse.encode_zeros(quantize.dynamic_int8(pruned_file))
+
+
+def test_predictions_do_not_depend_on_the_number_of_workers(float_file, images):
+    many = np.concatenate([images] * 5)
+    assert np.array_equal(predict(float_file, many, workers=1), predict(float_file, many, workers=3))
+
+
+def test_what_is_no_model_is_refused_in_one_line(float_file):
+    with pytest.raises(UserError) as caught:
+        Runner(b"\x1c\x00\x00\x00TFL3" + b"\x00" * 100)
+    assert "\n" not in str(caught.value)
+
+
+def test_writing_is_atomic(tmp_path):
+    target = tmp_path / "model.tflite"
+    flatbuffer.write_atomically(target, b"first")
+    flatbuffer.write_atomically(target, b"second")
+    assert target.read_bytes() == b"second"
+    assert [path.name for path in tmp_path.iterdir()] == ["model.tflite"]

@@ -1,0 +1,98 @@
+from dataclasses import replace
+
+from dlmo.measure.statistics import PairedTest
+from dlmo.strategy.budget import make_budget
+from dlmo.strategy.choose import explain, nearest, pick, step_worth
+from dlmo.study.recipe import for_setup
+from dlmo.study.results import Result, pareto_front
+
+
+def result(setup="NQ", network="resnet8", **values):
+    base = Result(
+        recipe=str(for_setup(network, setup)), setup=setup, network=network, accuracy=0.9, accuracy_low=0.88,
+        accuracy_high=0.92, validation_accuracy=0.9, size_bytes=1000, compressed_bytes=900, latency_ms=1.0,
+        latency_p90_ms=1.1, threads=1, ram_bytes=5000, macs=1, parameters=1, delegated=1.0, partitions=1, seed=0,
+        epochs=1, seconds=1.0, test_images=100, validation_images=100, sparsity=0.0, operators={},
+        float_operators=(), artifact="x.tflite",
+    )  # fmt: skip
+    return replace(base, **values)
+
+
+NQ = result()
+FIQ = result("FIQ", validation_accuracy=0.895, size_bytes=300, latency_ms=0.4)
+PRQ = result("PRQ", validation_accuracy=0.88, size_bytes=200, latency_ms=1.0)
+F16 = result("F16", validation_accuracy=0.9, size_bytes=510)
+ALL = [NQ, FIQ, PRQ, F16]
+
+
+def same(first, second):
+    return PairedTest(100, 3, 3, 1.0)
+
+
+def test_low_takes_the_smallest_within_one_point():
+    assert pick(ALL, make_budget("low")) is FIQ
+    assert pick(ALL, make_budget("low", max_drop=0.02)) is PRQ
+
+
+def test_mid_weighs_size_and_latency_against_accuracy():
+    assert pick(ALL, make_budget("mid")) is FIQ
+    assert pick([NQ, F16], make_budget("mid")) is F16
+
+
+def test_high_takes_accuracy_first_then_latency():
+    fast = replace(F16, latency_ms=0.9)
+    assert pick([NQ, FIQ, fast], make_budget("high")) is fast
+
+
+def test_choice_uses_validation_not_test():
+    liar = replace(FIQ, accuracy=0.99, validation_accuracy=0.5)
+    assert pick([NQ, liar], make_budget("high")) is NQ
+
+
+def test_limits_are_kept_and_the_nearest_named_with_what_they_lack():
+    budget = make_budget("low", max_size="100")
+    assert pick(ALL, budget) is None
+    lines = nearest(ALL, budget)
+    assert lines[0].startswith("resnet8 > prune > dynamic_int8: ")
+    assert "200 bytes (allowed 100)" in lines[0]
+
+
+def test_a_network_is_judged_against_the_best_network():
+    weak = result("NQ", "vgg", validation_accuracy=0.7, size_bytes=50)
+    assert pick([NQ, weak], make_budget("low")) is NQ
+
+
+def test_unknown_memory_does_not_pass_a_memory_limit():
+    budget = make_budget("low", max_ram="1MB")
+    assert pick([replace(NQ, ram_bytes=None)], budget) is None
+
+
+def test_worth_compares_with_the_recipe_without_the_step():
+    chosen = result("PRN+FIQ", size_bytes=150, latency_ms=0.4)
+    prn = result("PRN", size_bytes=400)
+    worth = step_worth(chosen, [*ALL, prn, chosen], same)
+    assert [(w.step, w.without) for w in worth] == [
+        ("prune", "resnet8 > int8"),
+        ("int8", "resnet8 > prune > float32"),
+    ]
+    assert worth[0].size_ratio == 0.5 and worth[0].paid
+    assert worth[1].latency_ratio == 0.4 and worth[1].paid
+
+
+def test_a_step_that_gave_nothing_is_named():
+    chosen = result("QAT", size_bytes=300, latency_ms=0.4)
+    choice = explain(chosen, [*ALL, chosen], make_budget("low"), same)
+    assert any(reason.startswith("qat did not pay here") for reason in choice.reasons)
+    assert [w.without for w in choice.worth] == ["resnet8 > int8", "resnet8 > float32"]
+
+
+def test_advice_is_derived_from_the_measurements():
+    choice = explain(FIQ, ALL, make_budget("low"), same)
+    assert "advises PRQ" in choice.advice and "did not hold" in choice.advice
+    held = explain(PRQ, ALL, make_budget("low", max_drop=0.5), same)
+    assert "it held here" in held.advice
+    assert "cannot tell" in explain(FIQ, [NQ, FIQ], make_budget("low"), same).advice
+
+
+def test_pareto_front_keeps_what_nothing_beats():
+    assert pareto_front(tuple(ALL), "size_bytes") == [PRQ, FIQ, F16]
