@@ -101,3 +101,10 @@ def test_checkpoints_hold_tensors_and_record_without_pickle(tmp_path):
     assert same_weights(fresh(), other)
     assert b"pickle" not in path.read_bytes()[:4096]
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_progressive_sizes_grow_to_the_full_side():
+    schedule = Schedule(1, 32, 0.1, 0.1, progressive=True)
+    sizes = [schedule.size_at(step, 100) for step in range(100)]
+    assert sizes == sorted(sizes)
+    assert (sizes.count(0.5), sizes.count(0.75), sizes.count(1.0)) == (30, 35, 35)

@@ -16,7 +16,7 @@ from dlmo.techniques.technique import Technique
 from dlmo.training import checkpoint
 from dlmo.training.augmentation import augment
 from dlmo.training.curve import Epoch
-from dlmo.training.device import Device
+from dlmo.training.device import Device, keep_freed_memory
 from dlmo.training.schedule import Augmentation, Schedule
 
 # A checkpoint at least this often (seconds), and always at the end of an epoch that passes this mark.
@@ -53,6 +53,8 @@ def train(
     The same arguments give the same network, resumed or not; the epoch to keep is always the last.
     """
     technique = technique or Technique()
+    if device.name == "cpu":
+        keep_freed_memory()
     torch.manual_seed(seed)
     steps_per_epoch = max(1, len(images) // schedule.batch_size)
     total = steps_per_epoch * schedule.epochs
@@ -74,7 +76,6 @@ def train(
         torch.manual_seed(seed * 100_003 + epoch)
         generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
         order = torch.randperm(len(labels), generator=generator).to(device.name)
-        scale = 0.75 if epoch < schedule.small_first * schedule.epochs else 1.0
         loss_sum = torch.zeros((), device=device.name)
         right = torch.zeros((), dtype=torch.long, device=device.name)
         network.train()
@@ -83,7 +84,8 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = schedule.learning_rate_at(number, total)
             chosen = order[step * schedule.batch_size : (step + 1) * schedule.batch_size]
-            batch = to_network_input(augment(pixels[chosen], augmentation, generator), scale)
+            batch = augment(pixels[chosen], augmentation, generator)
+            batch = to_network_input(batch, schedule.size_at(number, total))
             with torch.autocast(device.name, device.autocast, enabled=device.autocast is not None):
                 logits = network(batch)
             loss = F.cross_entropy(

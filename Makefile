@@ -1,0 +1,28 @@
+# The two commands of the README. Both make .venv on first use; PYTHON chooses the interpreter for it.
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip
+
+.PHONY: demo test bench
+
+demo: $(VENV)/installed
+	$(VENV)/bin/dlmo optimize digits --service low --out runs/demo
+
+test: $(VENV)/installed-test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/python -m pytest
+
+bench: $(VENV)/installed
+	$(VENV)/bin/python benchmarks/training.py
+	$(VENV)/bin/python benchmarks/evaluation.py
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) install -q -c constraints.txt -e .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(PIP) install -q -c constraints.txt pytest ruff
+	touch $@

@@ -1,0 +1,107 @@
+"""Every mistake of a user: one line, exit code 2, nothing left behind."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from dlmo.cli import main
+
+
+@pytest.fixture
+def photos(tmp_path):
+    root = tmp_path / "photos"
+    for name in ("cat", "dog"):
+        (root / name).mkdir(parents=True)
+        for index in range(6):
+            Image.new("RGB", (20, 20), (index * 30, 90, 60)).save(root / name / f"{index}.png")
+    return root
+
+
+def run(monkeypatch, capsys, tmp_path, *arguments):
+    monkeypatch.setenv("DLMO_STORE", str(tmp_path / "store"))
+    monkeypatch.delenv("DLMO_DATA", raising=False)
+    monkeypatch.setattr(sys, "argv", ["dlmo", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    out, err = capsys.readouterr()
+    last = err.strip().splitlines()[-1]
+    assert "Traceback" not in err
+    return caught.value.code, last, out
+
+
+CASES = {
+    "missing folder": (["optimize", "{tmp}/nowhere"], "does not exist"),
+    "unknown network": (["optimize", "digits", "--network", "mobilenet_v9"], "mobilenet_v"),
+    "unknown service": (["optimize", "digits", "--service", "lwo"], 'did you mean "low"'),
+    "nonsense size": (["optimize", "digits", "--max-size", "tiny"], "--max-size"),
+    "nonsense time": (["optimize", "digits", "--time", "soon"], "--time"),
+    "nonsense drop": (["optimize", "digits", "--max-drop", "7"], "--max-drop"),
+    "no number": (["optimize", "digits", "--min-accuracy", "high"], "min-accuracy"),
+    "unknown option": (["optimize", "digits", "--fast"], "--fast"),
+    "unknown command": (["optimise", "digits"], "optimise"),
+    "unknown setup": (["study", "digits", "--network", "resnet8", "--setup", "FIG"], "FIQ"),
+    "unknown step": (["study", "digits", "--recipe", "resnet8 > prunee"], "prune"),
+    "nothing to study": (["study", "digits"], "--network"),
+    "unknown target": (["optimize", "digits", "--target", "toaster"], "toaster"),
+    "no threads": (["optimize", "digits", "--threads", "0"], "--threads"),
+    "out is a file": (["optimize", "digits", "--out", "{file}"], "is a file"),
+    "missing model": (["evaluate", "{tmp}/m.tflite", "digits"], "cannot read"),
+    "no model": (["evaluate", "{file}", "digits"], "no .tflite"),
+    "no package": (["predict", "{tmp}", "{file}"], "is no package"),
+    "no run": (["report", "{tmp}"], "results.json"),
+    "md5": (["optimize", "cifar10:{tmp}/cifar-10-batches-py"], "md5"),
+    "short time": (["optimize", "{photos}", "--time", "1ms"], "too short"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_line_exit_code_2_nothing_left(name, monkeypatch, capsys, tmp_path, photos):
+    arguments, message = CASES[name]
+    file = tmp_path / "file"
+    file.write_bytes(b"not a model at all")
+    cifar = tmp_path / "cifar-10-batches-py"
+    cifar.mkdir()
+    for batch in ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"):
+        (cifar / batch).write_bytes(b"x")
+    (cifar / "batches.meta").write_bytes(b"x")
+    before = {path for path in tmp_path.rglob("*") if "store" not in path.parts}
+    filled = [argument.format(tmp=tmp_path, file=file, photos=photos) for argument in arguments]
+    out = ["--out", str(tmp_path / "out")] if arguments[0] == "optimize" and "--out" not in arguments else []
+    code, line, printed = run(monkeypatch, capsys, tmp_path, *filled, *out)
+    assert code == 2
+    assert line.startswith("dlmo: ") and message in line
+    assert printed == ""
+    after = {path for path in tmp_path.rglob("*") if "store" not in path.relative_to(tmp_path).parts}
+    assert after == before
+
+
+def test_a_folder_without_images_or_with_one_class(monkeypatch, capsys, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    one = tmp_path / "one" / "cat"
+    one.mkdir(parents=True)
+    for index in range(5):
+        Image.new("L", (8, 8), index).save(one / f"{index}.png")
+    for folder in (empty, one.parent):
+        code, line, _ = run(monkeypatch, capsys, tmp_path, "optimize", folder, "--out", tmp_path / "out")
+        assert code == 2 and str(folder) in line
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_unwritable_out(monkeypatch, capsys, tmp_path):
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    code, line, _ = run(monkeypatch, capsys, tmp_path, "optimize", "digits", "--out", locked / "out")
+    assert code == 2 and "cannot write" in line
+
+
+def test_help_needs_neither_torch_nor_the_converter():
+    probe = "import sys; sys.argv=['dlmo','--help']; import dlmo.cli\ntry: dlmo.cli.main()\nexcept SystemExit: pass\n"
+    probe += "print([m for m in ('torch', 'numpy', 'litert_torch', 'ai_edge_litert', 'PIL') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "optimize" in done.stdout

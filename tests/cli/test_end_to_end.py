@@ -1,0 +1,187 @@
+"""The real pipeline on digits, through the command line: train, convert, run, measure, choose, write."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ARGUMENTS = ["optimize", "digits", "--service", "low", "--network", "resnet8@0.5", "--epochs", "12"]
+
+
+def dlmo(*arguments, store, check=True, timeout=600):
+    environment = {**os.environ, "DLMO_STORE": str(store)}
+    done = subprocess.run(
+        [sys.executable, "-m", "dlmo", *map(str, arguments)],
+        capture_output=True, text=True, env=environment, timeout=timeout,
+    )  # fmt: skip
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Folder, printed text and store of one optimize."""
+    root = tmp_path_factory.mktemp("run")
+    done = dlmo(*ARGUMENTS, "--out", root / "out", store=root / "store")
+    return root / "out", done, root / "store"
+
+
+@pytest.fixture(scope="module")
+def document(run):
+    return json.loads((run[0] / "results.json").read_text())
+
+
+def test_all_setups_are_tried_and_learn(document):
+    assert [r["setup"] for r in document["results"]] == ["NQ", "BLQ", "FIQ", "F16", "QAT", "PRN", "PRQ", "PRN+FIQ"]
+    for result in document["results"]:
+        assert result["accuracy"] > 0.9, result["recipe"]
+        assert result["accuracy_low"] < result["accuracy"] <= result["accuracy_high"]
+        assert result["test_images"] == 359
+        assert result["partitions"] == 1 and result["delegated"] == 1.0
+        assert 0 < result["latency_ms"] <= result["latency_p90_ms"]
+        assert result["compressed_bytes"] < result["size_bytes"]
+
+
+def test_sizes_order_as_the_formats_promise(document):
+    size = {r["setup"]: r["size_bytes"] for r in document["results"]}
+    assert size["F16"] < 0.62 * size["NQ"]
+    assert size["FIQ"] < 0.42 * size["NQ"]
+    assert size["PRN"] < 0.45 * size["NQ"]
+    assert size["PRQ"] < size["BLQ"]
+
+
+def test_the_folder_holds_the_contract(run, document):
+    out = run[0]
+    names = {path.name for path in out.iterdir()}
+    assert names == {
+        "model.tflite", "labels.txt", "preprocessing.json", "golden", "model_card.md", "report.html",
+        "results.json", "results.csv", "artifacts",
+    }  # fmt: skip
+    choice = document["choice"]
+    assert (out / "model.tflite").read_bytes() == (out / "artifacts" / choice["artifact"]).read_bytes()
+    assert (out / "model.tflite").stat().st_size == choice["size_bytes"]
+    assert choice["reasons"]
+    assert (out / "labels.txt").read_text().split() == [str(digit) for digit in range(10)]
+    with open(out / "results.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["recipe"] for row in rows] == [r["recipe"] for r in document["results"]]
+    assert float(rows[0]["accuracy"]) == document["results"][0]["accuracy"]
+    assert "<svg" in (out / "report.html").read_text() or "vega" in (out / "report.html").read_text()
+
+
+def test_golden_outputs_are_what_the_model_computes(run):
+    from dlmo.runtimes.litert.interpreter import Runner
+
+    out = run[0]
+    runner = Runner((out / "model.tflite").read_bytes())
+    images, inputs, outputs = (np.load(out / "golden" / f"{name}.npy") for name in ("images", "inputs", "outputs"))
+    assert np.array_equal(runner.prepare(images), inputs)
+    for given, wanted in zip(inputs, outputs):
+        runner.run(given[None])
+        assert np.array_equal(runner.interpreter.get_tensor(runner.output["index"])[0], wanted)
+
+
+def test_the_low_choice_is_the_smallest_within_a_point(document):
+    results, choice = document["results"], document["choice"]
+    reference = max(r["validation_accuracy"] for r in results if r["setup"] == "NQ")
+    legal = [r for r in results if reference - r["validation_accuracy"] <= 0.01 + 1e-9]
+    assert choice["size_bytes"] == min(r["size_bytes"] for r in legal)
+
+
+def test_the_table_is_printed_in_80_columns(run):
+    text = run[1].stdout
+    assert "PRN+FIQ" in text and "359" in text
+    assert max(map(len, text.splitlines())) <= 80 or os.environ.get("COLUMNS")
+
+
+def test_evaluate_reproduces_the_table(run, document):
+    for result in document["results"]:
+        done = dlmo("evaluate", run[0] / "artifacts" / result["artifact"], "digits", "--json", store=run[2])
+        evaluation = json.loads(done.stdout)
+        for name in ("accuracy", "accuracy_low", "accuracy_high", "size_bytes", "compressed_bytes", "macs"):
+            assert evaluation[name] == result[name]
+        assert evaluation["latency_ms"] < 5 * result["latency_ms"]
+
+
+def test_another_budget_trains_nothing(run):
+    done = dlmo(
+        *ARGUMENTS[:3], "high", *ARGUMENTS[4:], "--max-size", "1MB", "--out", run[0].parent / "second", "--json",
+        store=run[2],
+    )  # fmt: skip
+    assert json.loads(done.stdout)["budget"]["service"] == "high"
+    assert "train" not in done.stderr.replace("training images", "") and "convert" not in done.stderr
+
+
+def test_an_impossible_budget_ends_with_3_and_the_nearest(run):
+    done = dlmo(*ARGUMENTS, "--max-size", "1KB", "--json", store=run[2], check=False)
+    document = json.loads(done.stdout)
+    assert done.returncode == 3
+    assert document["choice"] is None
+    assert "allowed 1,000" in document["nearest"][0]
+
+
+def test_predict_names_the_digit_without_loading_torch(run, digits, tmp_path):
+    from PIL import Image
+
+    paths = []
+    for index in range(5):
+        paths.append(tmp_path / f"{index}.png")
+        Image.fromarray(digits.test.images[index, ..., 0]).save(paths[-1])
+    done = dlmo("predict", run[0], *paths, "--json", store=run[2])
+    answers = json.loads(done.stdout)
+    right = sum(a["classes"][0] == str(digits.test.labels[i]) for i, a in enumerate(answers))
+    assert right >= 4
+    assert all(abs(sum(a["shares"])) <= 1.000001 and len(a["classes"]) == 3 for a in answers)
+    probe = "import sys, dlmo.package.predict; print('torch' in sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
+    assert loaded.stdout.strip() == "False"
+
+
+def test_report_prints_the_run_again(run):
+    done = dlmo("report", run[0], store=run[2])
+    assert "PRN+FIQ" in done.stdout and "report.html" in done.stdout
+
+
+def test_study_measures_recipes_without_choosing(run):
+    done = dlmo(
+        "study", "digits", "--recipe", "resnet8@0.5 > prune(0.6, epochs=2) > qat(epochs=1) > int8",
+        "--network", "resnet8@0.5", "--setup", "NQ", "--epochs", "12", "--json", store=run[2],
+    )  # fmt: skip
+    document = json.loads(done.stdout)
+    assert document["choice"] is None
+    assert [r["setup"] for r in document["results"]] == ["NQ", "PRN+QAT+FIQ"]
+    both = document["results"][1]
+    assert both["sparsity"] == pytest.approx(0.6, abs=0.01) and both["epochs"] == 15
+    assert both["accuracy"] > 0.9
+    assert "train resnet8@0.5" not in done.stderr, "the float training is shared"
+
+
+def test_killed_while_training_it_goes_on_and_ends_the_same(run, document, tmp_path):
+    """SIGKILL in the middle of the first training; the second run ends with the table of the undisturbed one."""
+    store = tmp_path / "store"
+    environment = {**os.environ, "DLMO_STORE": str(store)}
+    victim = subprocess.Popen(
+        [sys.executable, "-m", "dlmo", *ARGUMENTS], env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
+    for line in victim.stderr:
+        if b"train resnet8" in line:
+            break
+    victim.kill()
+    victim.wait()
+    assert not (store / "train").exists()
+    again = json.loads(dlmo(*ARGUMENTS, "--json", store=store).stdout)
+    exact = ("recipe", "accuracy", "validation_accuracy", "size_bytes", "epochs", "sparsity")
+    assert [[r[name] for name in exact] for r in again["results"]] == [
+        [r[name] for name in exact] for r in document["results"]
+    ]
+
+
+def test_nothing_is_written_outside_the_named_folders(run):
+    assert {path.name for path in Path(run[0]).parent.iterdir()} >= {"out", "store"}
+    assert not list(run[0].rglob("*.part"))
