@@ -85,17 +85,17 @@ def optimize(
         stem=stem, target=target, out=out,
     )  # fmt: skip
     code = 0
-    with _progress() as progress:
-        try:
-            run = work(
-                source, service=service, max_size=max_size, max_latency=max_latency, max_ram=max_ram,
-                min_accuracy=min_accuracy, max_drop=max_drop, network=network or (), options=options,
-                progress=progress,
-            )  # fmt: skip
-        except BudgetError as error:
-            run, code = error.run, 3
+    try:
+        run = work(
+            source, service=service, max_size=max_size, max_latency=max_latency, max_ram=max_ram,
+            min_accuracy=min_accuracy, max_drop=max_drop, network=network or (), options=options,
+            progress=_progress(),
+        )  # fmt: skip
+    except BudgetError as error:
+        run, code = error.run, 3
     _print_run(run, out, as_json)
-    raise typer.Exit(code)
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()
@@ -125,10 +125,9 @@ def study(
         time=time, epochs=epochs, threads=threads, seeds=tuple(range(seeds)), input_size=input_size,
         group_by=group_by, stem=stem, target=target, out=out,
     )  # fmt: skip
-    with _progress() as progress:
-        run = work(
-            source, network=network or (), setup=setup or (), recipe=recipe or (), options=options, progress=progress
-        )
+    run = work(
+        source, network=network or (), setup=setup or (), recipe=recipe or (), options=options, progress=_progress()
+    )
     _print_run(run, out, as_json)
 
 
@@ -226,31 +225,22 @@ def main() -> None:
     from dlmo.errors import UserError
 
     try:
-        app(standalone_mode=False)
+        sys.exit(app(standalone_mode=False) or 0)
     except UserError as error:
         _fail(str(error), 2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         _fail("stopped; run the same command again to go on where it stopped", 130)
-    except typer.Exit as error:
-        sys.exit(error.exit_code)
     except Exception as error:
-        _fail_as_click(error)
+        # Wrong options are the user's; anything else is ours and keeps its traceback.
+        if not hasattr(error, "format_message"):
+            raise
+        _fail(error.format_message(), 2)
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"dlmo: {' '.join(message.split())}", file=sys.stderr)
+    if message:  # without arguments, the help was printed already
+        print(f"dlmo: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
-
-
-def _fail_as_click(error: Exception) -> None:
-    """Wrong options are the user's; anything else is ours and keeps its traceback."""
-    import click
-
-    if isinstance(error, click.exceptions.Abort):
-        _fail("stopped; run the same command again to go on where it stopped", 130)
-    if isinstance(error, click.ClickException):
-        _fail(error.format_message(), 2)
-    raise error
 
 
 def _progress():

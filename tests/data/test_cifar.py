@@ -55,9 +55,7 @@ def test_folder_parent_archive_and_variable_lead_to_the_same(tmp_path, release, 
     if packed:
         pack(tmp_path, release)
     inside = tmp_path / (release.archive if packed else release.folder)
-    fingerprints = {
-        cifar.load_release(release, str(place), LoadOptions()).fingerprint for place in (inside, tmp_path)
-    }
+    fingerprints = {cifar.load_release(release, str(place), LoadOptions()).fingerprint for place in (inside, tmp_path)}
     for place in (inside, tmp_path):
         monkeypatch.setenv(cifar.DATA_VARIABLE, str(place))
         fingerprints.add(cifar.load_release(release, None, LoadOptions()).fingerprint)
@@ -139,9 +137,7 @@ def test_official_files(name, classes):
     assert np.bincount(dataset.train.labels).tolist() == [45000 // classes] * classes
     assert np.bincount(dataset.validation.labels).tolist() == [5000 // classes] * classes
     assert np.bincount(dataset.test.labels).tolist() == [10000 // classes] * classes
-    assert dataset.classes[:2] == (
-        ("airplane", "automobile") if classes == 10 else ("apple", "aquarium_fish")
-    )
+    assert dataset.classes[:2] == (("airplane", "automobile") if classes == 10 else ("apple", "aquarium_fish"))
     # The published channel means of the training images.
     pixels = np.concatenate([dataset.train.images, dataset.validation.images])
     means = {10: [0.4914, 0.4822, 0.4465], 100: [0.5071, 0.4865, 0.4409]}[classes]

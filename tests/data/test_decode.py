@@ -29,12 +29,7 @@ def png_header(width: int, height: int) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b""))
-        + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 def test_grey_and_colour_keep_their_pixels(draw, encode):
@@ -161,10 +156,7 @@ def test_unusable_files_have_a_reason(draw, encode):
     assert "truncated" in reason(whole[: len(whole) // 2])
     assert reason(b"") == "empty file"
     assert reason(b"hello, I am text") == "no image of a known format"
-    assert (
-        reason(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
-        == "no image of a known format"
-    )
+    assert reason(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n") == "no image of a known format"
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -185,9 +177,7 @@ def test_header_tells_size_and_grey_without_pixels(draw, encode):
 def test_large_jpeg_read_at_reduced_scale_gives_the_same_input(encode):
     rows, columns = np.mgrid[0:600, 0:800]
     photo = Image.fromarray(
-        np.stack(
-            [rows * 255 // 600, columns * 255 // 800, (rows // 50 + columns // 50) % 2 * 200], -1
-        ).astype(np.uint8)
+        np.stack([rows * 255 // 600, columns * 255 // 800, (rows // 50 + columns // 50) % 2 * 200], -1).astype(np.uint8)
     )
     data = encode(photo, "JPEG", quality=95)
     reduced = read_image(io.BytesIO(data), 32)

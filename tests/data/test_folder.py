@@ -214,21 +214,15 @@ def test_group_by_keeps_groups_together(make_folder, draw):
         folder.mkdir(exist_ok=True)
         draw(index).save(folder / f"{index}_slot{index // 10}.png")
     dataset = load(str(root), group_by=r"(slot\d+)")
-    slots = [
-        {name.split("_")[1] for name in s.names} for s in (dataset.train, dataset.validation, dataset.test)
-    ]
+    slots = [{name.split("_")[1] for name in s.names} for s in (dataset.train, dataset.validation, dataset.test)]
     assert not slots[0] & slots[1] and not slots[0] & slots[2] and not slots[1] & slots[2]
     assert sizes(dataset) == (80, 20, 20)
-    assert (
-        r"test: 20 of 120 images, stratified, seed 0, grouped by (slot\d+) (2 of 12 groups)" in dataset.notes
-    )
+    assert r"test: 20 of 120 images, stratified, seed 0, grouped by (slot\d+) (2 of 12 groups)" in dataset.notes
     assert "matches 0 of 120 file names" in error(root, group_by=r"(camera\d+)")
 
 
 def test_groups_split_by_the_source_itself_are_told(make_folder):
-    dataset = load(
-        str(make_folder({"train/a": 9, "train/b": 9, "test/a": 4, "test/b": 4})), group_by=r"(\d+)\.png"
-    )
+    dataset = load(str(make_folder({"train/a": 9, "train/b": 9, "test/a": 4, "test/b": 4})), group_by=r"(\d+)\.png")
     assert "4 groups lie in both train and test of the source, e.g. 000" in dataset.notes
 
 
@@ -258,9 +252,7 @@ def test_folder_beside_train_is_told(make_folder):
 
 
 def test_refused_layouts(make_folder):
-    assert "'c' of test/ is not in train/" in error(
-        make_folder({"train/a": 5, "train/b": 5, "test/c": 5}, "s1")
-    )
+    assert "'c' of test/ is not in train/" in error(make_folder({"train/a": 5, "train/b": 5, "test/c": 5}, "s1"))
     assert "one class only, 'a'" in error(make_folder({"a": 5}, "s2"))
     assert "class 'b' has 1; each class needs at least 3" in error(make_folder({"a": 9, "b": 1}, "s3"))
     assert "class 'b' has 1; each class needs at least 2" in error(
@@ -273,9 +265,7 @@ def test_refused_layouts(make_folder):
     assert "no class folders in train/" in error(make_folder({"train": 7, "test": 7}, "s9"))
     assert "no train/ folder beside test, val" in error(make_folder({"test/a": 7, "val/a": 7}, "s10"))
     assert "two validation folders" in error(make_folder({"train/a": 7, "val/a": 7, "valid/a": 7}, "s11"))
-    assert "test: 4 files but no class folders" in error(
-        make_folder({"train/a": 7, "train/b": 7, "test": 4}, "s12")
-    )
+    assert "test: 4 files but no class folders" in error(make_folder({"train/a": 7, "train/b": 7, "test": 4}, "s12"))
 
 
 @pytest.mark.parametrize(

@@ -17,16 +17,12 @@ def operators(file: Path, resolver: OpResolverType) -> Counter[str]:
 
 
 @pytest.mark.parametrize(("name", "side", "pads"), [("vgg@0.25", 20, 0), ("resnet8@0.5", 32, 2)])
-def test_one_delegated_part(
-    name: str, side: int, pads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_delegated_part(name: str, side: int, pads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """pads: stride-2 convolutions of maps with even sides."""
     monkeypatch.setenv("LITERT_TORCH_SHOW_PROGRESS", "n")
     import litert_torch
 
-    network = litert_torch.to_channel_last_io(
-        build(name, classes=10, input_shape=(side, side, 3)).eval(), args=[0]
-    )
+    network = litert_torch.to_channel_last_io(build(name, classes=10, input_shape=(side, side, 3)).eval(), args=[0])
     file = tmp_path / "model.tflite"
     litert_torch.convert(network.eval(), (torch.rand(1, side, side, 3),)).export(str(file))
 

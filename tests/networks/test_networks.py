@@ -63,16 +63,12 @@ def test_parameters_exactly(name: str, stem: str, classes: int, parameters: int)
     ids=lambda info: info.name,
 )
 def test_parameters_as_published(info) -> None:
-    tolerance = (
-        0.07 if info.published_parameters == 600_000 else 0.02
-    )  # wide_resnet_40_1: 0.56 M, printed 0.6 M
+    tolerance = 0.07 if info.published_parameters == 600_000 else 0.02  # wide_resnet_40_1: 0.56 M, printed 0.6 M
     assert count(info.name).parameters == pytest.approx(info.published_parameters, rel=tolerance)
 
 
 def test_macs_as_published() -> None:
-    assert count("mobilenet_v2", classes=1000, input_shape=(224, 224, 3)).macs == pytest.approx(
-        300e6, rel=0.01
-    )
+    assert count("mobilenet_v2", classes=1000, input_shape=(224, 224, 3)).macs == pytest.approx(300e6, rel=0.01)
     assert count("resnet50", classes=1000, input_shape=(224, 224, 3)).macs == pytest.approx(4.09e9, rel=0.01)
     assert count("resnet20").macs == pytest.approx(41e6, rel=0.01)
 
@@ -177,9 +173,7 @@ def test_wrong_arguments() -> None:
 
 
 def test_counting_leaves_the_module_alone() -> None:
-    network = nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 16, 2)
-    )
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 16, 2))
     network[1].eval()
     assert count_module(network, (4, 4, 3)) == Counts(3 * 8 * 9 + 8 + 16 + 258, 3 * 8 * 9 * 16 + 256)
     assert network.training

@@ -103,9 +103,7 @@ def make_run(classes: tuple[str, ...], test_images: int = 10_000) -> Run:
     chosen = next(r for r in results if r.recipe == "resnet20 > qat > int8")
     without = "resnet20 > int8"
     worth = (
-        StepWorth(
-            "qat", without, 0.009, 1.0, 1.003, "better by 0.90 points on 10000 images (p = 0.0021)", True
-        ),
+        StepWorth("qat", without, 0.009, 1.0, 1.003, "better by 0.90 points on 10000 images (p = 0.0021)", True),
         StepWorth(
             "int8",
             "resnet20 > float32",

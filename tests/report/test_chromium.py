@@ -34,9 +34,7 @@ def open_page(tmp_path):
         page, picture = tmp_path / "page.html", tmp_path / "page.png"
         page.write_text(text, "utf-8")
         base = [browser, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},2000"]
-        dom = subprocess.run(
-            [*base, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120
-        )
+        dom = subprocess.run([*base, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120)
         subprocess.run([*base, f"--screenshot={picture}", page.as_uri()], capture_output=True, timeout=120)
         console = [line for line in dom.stderr.splitlines() if "CONSOLE" in line]
         return dom.stdout, Image.open(picture).convert("RGB"), console
@@ -84,8 +82,7 @@ def test_sorting_by_a_click(open_page, run):
     dom, _, console = open_page(click.join(render(run).rsplit("</body>", 1)))
     assert console == []
     sizes = [
-        float(key)
-        for key in re.findall(r"<tr[^>]*>\s*(?:<td data-key.*?</td>\s*){3}<td data-key=\"(\d+)\"", dom, re.S)
+        float(key) for key in re.findall(r"<tr[^>]*>\s*(?:<td data-key.*?</td>\s*){3}<td data-key=\"(\d+)\"", dom, re.S)
     ]
     assert len(sizes) == len(run.results)
     assert sizes == sorted(sizes)

@@ -52,7 +52,7 @@ def test_setups_name_their_recipes(code):
         ("resnet20 > float32(3)", "at most 0 values"),
         ("resnet20 > > int8", "is not a step"),
         ("> int8", "no network"),
-        ("resnet2o > int8", "resnet20"),
+        ("resnett20 > int8", "did you mean resnet20"),
     ],
 )
 def test_mistakes_are_named(text, message):

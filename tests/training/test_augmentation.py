@@ -55,7 +55,7 @@ def test_lighting_keeps_type_and_changes_brightness_differently_per_image():
     means = result.float().flatten(1).mean(1)
     assert result.dtype == torch.uint8
     assert means.std() > 5
-    assert ((result == result[:, :1, :1, :1]).all()), "one image gets one light"
+    assert (result == result[:, :1, :1, :1]).all(), "one image gets one light"
 
 
 def test_same_seed_same_result():

@@ -22,9 +22,7 @@ def small(split, count=320):
 
 def fit(digits, epochs=2, **arguments):
     schedule = Schedule(epochs, batch_size=32, learning_rate=0.1, warmup=0.2)
-    return loop.train(
-        fresh(), small(digits.train), digits.validation, schedule, PLAIN, CPU, seed=0, **arguments
-    )
+    return loop.train(fresh(), small(digits.train), digits.validation, schedule, PLAIN, CPU, seed=0, **arguments)
 
 
 def same_weights(first, second):

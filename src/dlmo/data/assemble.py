@@ -75,9 +75,7 @@ def assemble(labelled: Labelled, options: LoadOptions) -> Dataset:
     )
 
 
-def _cut(
-    name: str, train: Split, labelled: Labelled, options: LoadOptions, leave: int
-) -> tuple[Split, Split, str]:
+def _cut(name: str, train: Split, labelled: Labelled, options: LoadOptions, leave: int) -> tuple[Split, Split, str]:
     """Training images without the cut, the cut, and the note on it."""
     percent = TEST_PERCENT if name == "test" else validation_percent(len(train))
     cut = Cut(name, percent, options.split_seed, leave)
@@ -106,9 +104,7 @@ def _group_overlap(labelled: Labelled, group_by: str | None) -> list[str]:
         if split is not None:
             shared = seen & set(find_groups(split.names, group_by))
             if shared:
-                notes.append(
-                    f"{len(shared)} groups lie in both train and {name} of the source, e.g. {min(shared)}"
-                )
+                notes.append(f"{len(shared)} groups lie in both train and {name} of the source, e.g. {min(shared)}")
     return notes
 
 

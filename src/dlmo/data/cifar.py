@@ -158,23 +158,17 @@ def read_archive(release: Release, archive: Path) -> dict[str, bytes]:
                 if content is not None and name.removeprefix("./") in wanted:
                     pickles[wanted[name.removeprefix("./")]] = content.read()
     except DAMAGED as error:
-        raise UserError(
-            f"{archive}: cannot be read as an archive ({error}); get it again from {PAGE}"
-        ) from error
+        raise UserError(f"{archive}: cannot be read as an archive ({error}); get it again from {PAGE}") from error
     missing = [name for name in release.md5 if name not in pickles]
     if missing:
-        raise UserError(
-            f"{archive}: no {release.folder}/{missing[0]} in it; get {release.archive} from {PAGE}"
-        )
+        raise UserError(f"{archive}: no {release.folder}/{missing[0]} in it; get {release.archive} from {PAGE}")
     return pickles
 
 
 def check_md5(place: Path, name: str, data: bytes, expected: str) -> None:
     found = hashlib.md5(data, usedforsecurity=False).hexdigest()
     if found != expected:
-        raise UserError(
-            f"{place / name}: md5 is {found}, the official file has {expected}; get it again from {PAGE}"
-        )
+        raise UserError(f"{place / name}: md5 is {found}, the official file has {expected}; get it again from {PAGE}")
 
 
 class ArrayUnpickler(pickle.Unpickler):

@@ -125,17 +125,13 @@ def resize_all(
 
     def resize(index: int) -> None:
         pixels = images[index]
-        resized[index] = preprocessing.apply(
-            Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-        )
+        resized[index] = preprocessing.apply(Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
 
     in_parallel(resize, len(images), workers, progress)
     return resized
 
 
-def in_parallel(
-    work: Callable[[int], None], count: int, workers: int | None, progress: Progress | None
-) -> None:
+def in_parallel(work: Callable[[int], None], count: int, workers: int | None, progress: Progress | None) -> None:
     """Calls work(0) .. work(count - 1) on threads; Pillow lets go of the interpreter while it decodes."""
 
     def run(start: int) -> None:
@@ -204,9 +200,7 @@ def _grey_or_rgb(image: Image.Image) -> Image.Image:
         return image.convert("L")
     image = image.convert("RGB")
     pixels = np.asarray(image)
-    is_grey = np.array_equal(pixels[..., 0], pixels[..., 1]) and np.array_equal(
-        pixels[..., 1], pixels[..., 2]
-    )
+    is_grey = np.array_equal(pixels[..., 0], pixels[..., 1]) and np.array_equal(pixels[..., 1], pixels[..., 2])
     return image.getchannel(0) if is_grey else image
 
 

@@ -194,9 +194,7 @@ def _zip_members(path: Path) -> Iterator[Member]:
         for info in archive.infolist():
             name = info.filename.replace("\\", "/")
             if stat.S_ISLNK(info.external_attr >> 16):
-                raise UserError(
-                    f"{path}: member {name!r} is a link, which is not followed; pack the files themselves"
-                )
+                raise UserError(f"{path}: member {name!r} is a link, which is not followed; pack the files themselves")
             if info.flag_bits & 1:
                 raise UserError(f"{path}: member {name!r} is encrypted; unpack it and give the folder")
             if info.is_dir() or name.endswith("/"):

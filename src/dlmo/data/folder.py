@@ -51,10 +51,7 @@ def load(path: Path, options: LoadOptions) -> Dataset:
         _source_name(path),
         layout.classes,
         _split("train", usable, images, layout),
-        *(
-            _split(name, usable, images, layout) if name in present else None
-            for name in ("validation", "test")
-        ),
+        *(_split(name, usable, images, layout) if name in present else None for name in ("validation", "test")),
         preprocessing=Preprocessing(*size, channels),
         root=layout.root,
         skipped=bad,
@@ -69,9 +66,7 @@ def _sort_out(
     """The usable items, and the files left out so far together with those whose outcome is an error."""
     usable = [item for item, outcome in zip(items, outcomes) if not isinstance(outcome, ImageError)]
     failed = [
-        Skipped(item.name, str(outcome))
-        for item, outcome in zip(items, outcomes)
-        if isinstance(outcome, ImageError)
+        Skipped(item.name, str(outcome)) for item, outcome in zip(items, outcomes) if isinstance(outcome, ImageError)
     ]
     return usable, (*bad, *failed)
 
@@ -100,15 +95,11 @@ def _listed(skipped: tuple[Skipped, ...]) -> str:
     return ", ".join(f"{one.path} ({one.reason})" for one in skipped)
 
 
-def _input_size(
-    items: list[Item], headers: list[Header], options: LoadOptions
-) -> tuple[tuple[int, int], list[str]]:
+def _input_size(items: list[Item], headers: list[Header], options: LoadOptions) -> tuple[tuple[int, int], list[str]]:
     """Height and width, and the note on how they were chosen."""
     if options.size:
         return options.size, []
-    longer = [
-        max(header.width, header.height) for item, header in zip(items, headers) if item.split == "train"
-    ]
+    longer = [max(header.width, header.height) for item, header in zip(items, headers) if item.split == "train"]
     if not longer:
         raise UserError("no usable training image; every class needs some in train/")
     median = float(np.median(longer))

@@ -139,20 +139,14 @@ class _Tree:
         train = [folder for folder in named if folder.lower() == "train"]
         if not any(self.folders_in(f"{root}{folder}/") for folder in train):
             if len(named) == len(folders):
-                missing = (
-                    "no class folders in train/" if train else "no train/ folder beside " + ", ".join(named)
-                )
-                raise UserError(
-                    f"{self._at(root)}: {missing}; make train/ with one folder of images per class"
-                )
+                missing = "no class folders in train/" if train else "no train/ folder beside " + ", ".join(named)
+                raise UserError(f"{self._at(root)}: {missing}; make train/ with one folder of images per class")
             return {"train": root}
         splits: dict[str, str] = {}
         for folder in named:
             split, prefix = SPLIT_FOLDERS[folder.lower()], f"{root}{folder}/"
             if split in splits:
-                raise UserError(
-                    f"{self._at(root)}: two {split} folders, {splits[split]} and {prefix}; keep one"
-                )
+                raise UserError(f"{self._at(root)}: two {split} folders, {splits[split]} and {prefix}; keep one")
             if self.folders_in(prefix):
                 splits[split] = prefix
             elif self.files_in(prefix):

@@ -40,9 +40,7 @@ class Preprocessing:
         image = image.resize(size, Image.Resampling.BILINEAR)
         if size == (self.width, self.height):
             return image
-        canvas = Image.new(
-            image.mode, (self.width, self.height), PAD_VALUE if image.mode == "L" else (PAD_VALUE,) * 3
-        )
+        canvas = Image.new(image.mode, (self.width, self.height), PAD_VALUE if image.mode == "L" else (PAD_VALUE,) * 3)
         canvas.paste(image, ((self.width - size[0]) // 2, (self.height - size[1]) // 2))
         return canvas
 

@@ -67,9 +67,7 @@ def evaluate(
         raise UserError(f"{path}: takes {channels} channels; dlmo feeds grey (1) or RGB (3) images")
     sidecar = path.parent / "preprocessing.json"
     noted = json.loads(sidecar.read_text()).get("split", {}) if sidecar.exists() else {}
-    dataset = load(
-        source, input_size=(height, width), channels=channels, group_by=group_by or noted.get("group_by")
-    )
+    dataset = load(source, input_size=(height, width), channels=channels, group_by=group_by or noted.get("group_by"))
     images: Split = getattr(dataset, split)
     scores = predict(content, images.images)[:, _class_order(path, dataset, runner.classes)]
     measured = accuracy(scores, images.labels)

@@ -24,11 +24,7 @@ def count_module(module: nn.Module, input_shape: tuple[int, int, int]) -> Counts
         positions = output.shape[2] * output.shape[3] if isinstance(layer, nn.Conv2d) else 1
         macs += layer.weight.numel() * positions
 
-    hooks = [
-        layer.register_forward_hook(add)
-        for layer in module.modules()
-        if isinstance(layer, nn.Conv2d | nn.Linear)
-    ]
+    hooks = [layer.register_forward_hook(add) for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     modes = [(layer, layer.training) for layer in module.modules()]
     height, width, channels = input_shape
     device = next(itertools.chain(module.parameters(), module.buffers())).device

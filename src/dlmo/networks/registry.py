@@ -200,8 +200,7 @@ def _width(name: str, text: str) -> float:
     width = round(float(text), WIDTH_DIGITS) if re.fullmatch(r"\d*\.?\d+|\d+\.", text, re.ASCII) else 0.0
     if not 0 < width <= MAX_WIDTH:
         raise UserError(
-            f"no network {name!r}: the width after @ must be a number over 0 and at most {MAX_WIDTH:g}, "
-            "such as @0.5"
+            f"no network {name!r}: the width after @ must be a number over 0 and at most {MAX_WIDTH:g}, such as @0.5"
         )
     return width
 

@@ -27,9 +27,7 @@ def run_of(document: dict) -> Run:
             mistakes=(),
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"results.json was not written by this version of dlmo ({error}); run dlmo again"
-        ) from None
+        raise UserError(f"results.json was not written by this version of dlmo ({error}); run dlmo again") from None
 
 
 def _choice(entry: dict) -> Choice:

@@ -96,9 +96,7 @@ class Forecast:
         current = (self.open[0].left(now) or 0.0) if self.open else 0.0
         if not self.finished_expected:
             return max(self.expected - (now - self.started), current)
-        ahead = (
-            self.expected - self.finished_expected - ((self.open[0].expected or 0.0) if self.open else 0.0)
-        )
+        ahead = self.expected - self.finished_expected - ((self.open[0].expected or 0.0) if self.open else 0.0)
         return max(0.0, ahead) * self.finished_actual / self.finished_expected + current
 
     def share(self, now: float) -> float | None:

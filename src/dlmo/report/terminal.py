@@ -142,11 +142,7 @@ def _print_choice(choice: Choice, target: str, console: Console) -> None:
         f"n = {result.test_images:,}), {wording.milliseconds(result.latency_ms)} ms p50, "
         f"{wording.milliseconds(result.latency_p90_ms)} ms p90 ({wording.threads(result.threads)}, {target}"
         f"{'' if result.latency_source == 'measured' else f', {result.latency_source}'})"
-        + (
-            ""
-            if result.ram_bytes is None
-            else f", {wording.kilobytes(result.ram_bytes)} KB RAM ({result.ram_source})"
-        ),
+        + ("" if result.ram_bytes is None else f", {wording.kilobytes(result.ram_bytes)} KB RAM ({result.ram_source})"),
     )
     _print_list(console, choice.reasons)
     if choice.worth:

@@ -14,7 +14,7 @@ from dlmo.package.folder import check_writable, mistakes_of, write_run
 from dlmo.strategy import legality
 from dlmo.strategy.budget import Budget, make_budget, parse_duration
 from dlmo.strategy.choose import explain, nearest, pick
-from dlmo.strategy.plan import DEFAULT_NETWORKS, Plan, augmentation_for, class_weights_for, make_plan
+from dlmo.strategy.plan import DEFAULT_NETWORKS, Plan, augmentation_for, class_weights_for, make_plan, remaining_seconds
 from dlmo.study.recipe import SETUPS, Recipe, for_setup, parse
 from dlmo.study.results import Run
 from dlmo.study.run import Outcome, comparer, run_recipes
@@ -112,15 +112,14 @@ def _run(
         progress.note(note)
     weights = class_weights_for(dataset)
     workspace = Workspace(dataset, store, augmentation_for(dataset), weights, options.stem, progress)
-    for name in candidates:
-        networks.count(name, classes=len(dataset.classes), input_shape=dataset.input_shape, stem=options.stem)
     plan = make_plan(
         workspace, candidates, recipes, seconds, options.epochs, all_networks=all_networks, seeds=len(options.seeds)
     )
     for note in plan.notes:
         progress.note(note)
     chosen_recipes = [recipe for name in plan.networks for recipe in recipes[name]]
-    with progress.total(plan.expected_seconds):
+    expected = remaining_seconds(workspace, chosen_recipes, plan.networks, options.seeds)
+    with progress.total(expected):
         outcomes, curves = run_recipes(workspace, chosen_recipes, plan.networks, options.seeds, options.threads)
     run, best = _conclude(title, workspace, plan, budget, options, outcomes, curves)
     if options.out is not None:
@@ -166,7 +165,7 @@ def _conclude(
         title=title,
         dataset=_describe(dataset, title, options),
         target=options.target,
-        machine=machine() | {"training": _training_device()},
+        machine=machine() | {"training": plan.device},
         budget=budget.words() if budget else {},
         results=tuple(results),
         choice=choice,
@@ -216,9 +215,3 @@ def _describe(dataset: Dataset, title: str, options: Options) -> dict:
         "fingerprint": dataset.fingerprint,
         "command": " ".join([title, *map(shlex.quote, flags)]),
     }
-
-
-def _training_device() -> str:
-    from dlmo.training.device import best_device
-
-    return best_device().describe()

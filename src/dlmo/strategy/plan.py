@@ -1,10 +1,11 @@
 """Planning: which networks to try and how long to train each, so that the work fits the time."""
 
+import contextlib
 import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ from dlmo.data.dataset import Dataset
 from dlmo.errors import UserError
 from dlmo.runtimes.litert.flatbuffer import write_atomically
 from dlmo.study.recipe import Prune, Qat, Recipe
-from dlmo.study.stages import NetworkPlan, Workspace
+from dlmo.study.stages import NetworkPlan, Workspace, training_keys
 from dlmo.study.store import key_of
-from dlmo.training.schedule import Augmentation, Schedule
+from dlmo.training.schedule import PROGRESSIVE_COST, Augmentation, Schedule
 
 # Tried in this order when the user names no network, as many as the time allows to train properly.
 DEFAULT_NETWORKS: dict[str, tuple[str, ...]] = {
@@ -28,21 +29,20 @@ _PLANNED_SHARE = 0.9
 # Converting (once per training), quantizing and measuring a file; running it on 10,000 images.
 _SECONDS_PER_FILE = 5.0
 _SECONDS_PER_10_000_IMAGES = 8.0
-_PROBE_SECONDS = 2.5
+_PROBE_SECONDS, _LEAST_PROBE_STEPS, _MOST_PROBE_STEPS = 2.0, 4, 40
 # A further network is worth adding only if every network then still gets this share of its full schedule.
 _ENOUGH_OF_SCHEDULE = 0.5
 _PRUNE_SHARE, _QAT_SHARE = 0.2, 0.06
-_PROGRESSIVE_COST = 0.64
 _SMALLEST_PROGRESSIVE_SIDE = 28
-_VERSION = 3
+_VERSION = 4
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Networks with their schedules, and how long everything should take (seconds)."""
+    """Networks with their schedules. device: what trains, in words."""
 
     networks: dict[str, NetworkPlan]
-    expected_seconds: float
+    device: str
     notes: tuple[str, ...]
 
 
@@ -93,9 +93,7 @@ def schedules(images: int, side: int, epochs: int) -> NetworkPlan:
     rate = 0.1 * math.sqrt(batch / 64)
     train = Schedule(epochs, batch, rate, warmup=0.15, progressive=side >= _SMALLEST_PROGRESSIVE_SIDE and epochs >= 8)
     prune = Schedule(max(3, round(_PRUNE_SHARE * epochs)), batch, rate / 2, warmup=0.05)
-    qat = Schedule(
-        max(1, round(_QAT_SHARE * epochs)), batch, 0.01, warmup=0.05, weight_decay=1e-4, clip_norm=1.0
-    )
+    qat = Schedule(max(1, round(_QAT_SHARE * epochs)), batch, 0.01, warmup=0.05, weight_decay=1e-4, clip_norm=1.0)
     return NetworkPlan(train, prune, qat)
 
 
@@ -129,22 +127,49 @@ def make_plan(
     }
 
     def make(folder: Path) -> None:
+        from dlmo.training.device import best_device
+
         with workspace.progress.stage("plan: time a few training steps"):
             costs = {network: _Cost.probe(workspace, network, recipes[network]) for network in networks}
         chosen, share = _fit(costs, images, side, seconds, epochs, all_networks, seeds)
         counts = {network: epochs or max(1, round(share * full_epochs(images))) for network in chosen}
         document = {
             "epochs": counts,
-            "seconds": sum(costs[n].seconds(schedules(images, side, counts[n]), seeds) for n in chosen),
-            "share": share,
+            "epoch_seconds": {network: costs[network].train for network in chosen},
+            "qat_epoch_seconds": {network: costs[network].qat for network in chosen},
+            "device": best_device().describe(),
             "dropped": [network for network in networks if network not in chosen],
         }
         write_atomically(folder / "plan.json", json.dumps(document).encode())
 
     folder = workspace.store.stage("plan", key_of("plan", _VERSION, asked), make)
     document = json.loads((folder / "plan.json").read_text())
-    plans = {network: schedules(images, side, count) for network, count in document["epochs"].items()}
-    return Plan(plans, document["seconds"], _notes(document, plans, images, seconds))
+    plans = {
+        network: replace(
+            schedules(images, side, count),
+            epoch_seconds=document["epoch_seconds"][network],
+            qat_epoch_seconds=document["qat_epoch_seconds"][network],
+        )
+        for network, count in document["epochs"].items()
+    }
+    return Plan(plans, document["device"], _notes(document, plans, images, seconds))
+
+
+def remaining_seconds(
+    workspace: Workspace, recipes: Sequence[Recipe], plans: dict[str, NetworkPlan], seeds: Sequence[int]
+) -> float:
+    """How long the work that the store does not hold yet should take."""
+    seen: set[str] = set()
+    total = 0.0
+    for seed in seeds:
+        for recipe in recipes:
+            plan = plans[recipe.network]
+            keys = training_keys(workspace, recipe, plan, seed)
+            for (stage, key), step in zip(keys, [None, *recipe.steps[:-1]]):
+                if key not in seen and workspace.store.finished(stage, key) is None:
+                    total += plan.seconds_of(step) + _SECONDS_PER_FILE
+                seen.add(key)
+    return total + len(recipes) * len(seeds)
 
 
 def _notes(document: dict, plans: dict[str, NetworkPlan], images: int, seconds: float | None) -> tuple[str, ...]:
@@ -181,7 +206,7 @@ class _Cost:
         return _Cost(train, qat, len(prunings), len(qats), len(recipes), per_file)
 
     def seconds(self, plan: NetworkPlan, seeds: int) -> float:
-        scratch = plan.train.epochs * (_PROGRESSIVE_COST if plan.train.progressive else 1.0)
+        scratch = plan.train.epochs * (PROGRESSIVE_COST if plan.train.progressive else 1.0)
         training = self.train * (scratch + self.prunings * plan.prune.epochs) + self.qat * self.qats * plan.qat.epochs
         return seeds * (training + self.files * self.per_file)
 
@@ -236,22 +261,28 @@ def _seconds_per_epoch(workspace: Workspace, network: str, with_qat: bool) -> tu
     steps_per_epoch = max(1, images // batch)
 
     def timed(technique: Technique) -> float:
-        # Grow the sample until it takes long enough to be believed; the first step allocates and is left out.
-        steps = 2
-        while True:
-            part = data.train.take(np.arange(min(images, batch * steps)))
-            nothing = data.validation.take(np.arange(1))
-            started = time.monotonic()
-            torch.manual_seed(0)
-            fresh = build_network(workspace, network)
-            setup = Schedule(1, min(batch, images), 0.001, 0.1)
-            train(fresh, part, nothing, setup, workspace.augmentation, best_device(), 0, technique=technique)
-            elapsed = time.monotonic() - started
-            if elapsed > _PROBE_SECONDS or batch * steps >= images:
-                return elapsed / max(1, len(part) // batch) * steps_per_epoch
-            steps *= 3
+        stamps = [time.monotonic()]
 
-    timed_once = timed(Technique())
-    return timed_once, timed(QuantizationAwareTraining()) if with_qat else 0.0
+        def stamp(share: float) -> None:
+            stamps.append(time.monotonic())
+            if len(stamps) > _LEAST_PROBE_STEPS and stamps[-1] - stamps[0] > _PROBE_SECONDS:
+                raise _EnoughSeen
+
+        part = data.train.take(np.arange(min(images, batch * _MOST_PROBE_STEPS)))
+        nothing = data.validation.take(np.arange(1))
+        torch.manual_seed(0)
+        fresh = build_network(workspace, network)
+        setup = Schedule(1, min(batch, images), 0.001, 0.1)
+        with contextlib.suppress(_EnoughSeen):
+            train(
+                fresh, part, nothing, setup, workspace.augmentation, best_device(), 0,
+                technique=technique, progress=stamp,
+            )  # fmt: skip
+        # The first steps also choose kernels and fill memory pools.
+        return float(np.median(np.diff(stamps)[2:] if len(stamps) > 4 else np.diff(stamps))) * steps_per_epoch
+
+    return timed(Technique()), timed(QuantizationAwareTraining()) if with_qat else 0.0
 
 
+class _EnoughSeen(Exception):
+    """Stops a probe that has lasted long enough."""

@@ -1,6 +1,6 @@
 """Recipes: a network and the steps done to it, as data and as text.
 
-    mobilenet_v2@0.5 > prune(0.9) > qat > int8
+mobilenet_v2@0.5 > prune(0.9) > qat > int8
 """
 
 import difflib

@@ -18,7 +18,7 @@ from dlmo.runtimes.litert.flatbuffer import write_atomically
 from dlmo.study.recipe import Int8, Precision, Prune, Qat, Recipe, Step
 from dlmo.study.store import Store, key_of
 from dlmo.training.curve import Epoch
-from dlmo.training.schedule import Augmentation, Schedule
+from dlmo.training.schedule import PROGRESSIVE_COST, Augmentation, Schedule
 
 # Raise a number when the stage's code changes what it would produce.
 _VERSIONS = {"train": 1, "technique": 1, "float": 1, "artifact": 1, "scores": 1}
@@ -27,22 +27,40 @@ _VERSIONS = {"train": 1, "technique": 1, "float": 1, "artifact": 1, "scores": 1}
 class Progress(Protocol):
     """Shows long work; `stage` gives a function that takes the share done, 0 to 1."""
 
-    def stage(self, title: str) -> AbstractContextManager[Callable[[float], None]]: ...
+    def total(self, expected_seconds: float | None) -> AbstractContextManager[None]: ...
+
+    def stage(
+        self, title: str, expected_seconds: float | None = None
+    ) -> AbstractContextManager[Callable[[float], None]]: ...
 
     def note(self, text: str) -> None: ...
 
 
 @dataclass(frozen=True)
 class NetworkPlan:
-    """How one network is trained: from scratch, while it is pruned, and quantization-aware."""
+    """How one network is trained: from scratch, while it is pruned, and quantization-aware.
+
+    epoch_seconds, qat_epoch_seconds: what an epoch at full image size should take, for the time left that is shown.
+    """
 
     train: Schedule
     prune: Schedule
     qat: Schedule
+    epoch_seconds: float = 0.0
+    qat_epoch_seconds: float = 0.0
 
-    def schedule_of(self, step: Step) -> Schedule:
+    def schedule_of(self, step: Step | None) -> Schedule:
+        """The schedule of a step; None is training from scratch."""
+        if step is None:
+            return self.train
         schedule = self.prune if isinstance(step, Prune) else self.qat
         return schedule if step.epochs is None else schedule.lasting(step.epochs)
+
+    def seconds_of(self, step: Step | None) -> float:
+        """What a step's training should take."""
+        schedule = self.schedule_of(step)
+        epoch = self.qat_epoch_seconds if isinstance(step, Qat) else self.epoch_seconds
+        return epoch * schedule.epochs * (PROGRESSIVE_COST if schedule.progressive else 1.0)
 
 
 @dataclass(frozen=True)
@@ -90,50 +108,64 @@ class Artifact:
 
 def make_artifact(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed: int) -> Artifact:
     """Run every stage of a recipe that the store does not hold yet."""
-    trained = train(workspace, recipe.network, plan.train, seed)
+    trained = train(workspace, recipe.network, plan, seed)
     for step in recipe.steps[:-1]:
-        trained = train_further(workspace, trained, step, plan.schedule_of(step), seed)
+        trained = train_further(workspace, trained, step, plan, seed)
     return convert(workspace, trained, recipe.precision, seed)
 
 
-def train(workspace: Workspace, network: str, schedule: Schedule, seed: int) -> Trained:
+def training_keys(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed: int) -> list[tuple[str, str]]:
+    """Stage name and key of each training of a recipe, in order, without running anything."""
+    keys = [("train", _train_key(workspace, recipe.network, plan, seed))]
+    for step in recipe.steps[:-1]:
+        keys.append(("technique", _technique_key(workspace, keys[-1][1], step, plan, seed)))
+    return keys
+
+
+def train(workspace: Workspace, network: str, plan: NetworkPlan, seed: int) -> Trained:
     """Train a network from scratch."""
-    inputs = {"network": network, **_training_inputs(workspace, schedule, seed)}
-    key = key_of("train", _VERSIONS["train"], inputs)
 
     def make(folder: Path) -> None:
         import torch
 
         torch.manual_seed(seed)
         fresh = build_network(workspace, network)
-        title = f"train {network}: {schedule.epochs} epochs"
-        _train_into(folder, workspace, fresh, schedule, seed, title, None, network, None)
+        _train_into(folder, workspace, network, fresh, None, None, plan, seed)
 
+    key = _train_key(workspace, network, plan, seed)
     return _read_trained(key, workspace.store.stage("train", key, make))
 
 
-def train_further(workspace: Workspace, parent: Trained, step: Step, schedule: Schedule, seed: int) -> Trained:
+def train_further(workspace: Workspace, parent: Trained, step: Step, plan: NetworkPlan, seed: int) -> Trained:
     """Train an already trained network under a step's technique."""
-    values = step.model_dump(exclude={"epochs"})
-    inputs = {"parent": parent.key, "step": step.name, **values, **_training_inputs(workspace, schedule, seed)}
-    key = key_of("technique", _VERSIONS["technique"], inputs)
 
     def make(folder: Path) -> None:
         network = load_network(workspace, parent)
-        title = f"{step.name} {parent.network}: {schedule.epochs} epochs"
-        technique = _technique(step, parent)
-        _train_into(folder, workspace, network, schedule, seed, title, technique, parent.network, parent, step)
+        _train_into(folder, workspace, parent.network, network, parent, step, plan, seed)
 
+    key = _technique_key(workspace, parent.key, step, plan, seed)
     return _read_trained(key, workspace.store.stage("technique", key, make))
+
+
+def _train_key(workspace: Workspace, network: str, plan: NetworkPlan, seed: int) -> str:
+    inputs = {"network": network, **_training_inputs(workspace, plan.train, seed)}
+    return key_of("train", _VERSIONS["train"], inputs)
+
+
+def _technique_key(workspace: Workspace, parent: str, step: Step, plan: NetworkPlan, seed: int) -> str:
+    values = step.model_dump(exclude={"epochs"})
+    shared = _training_inputs(workspace, plan.schedule_of(step), seed)
+    inputs = {"parent": parent, "step": step.name, **values, **shared}
+    return key_of("technique", _VERSIONS["technique"], inputs)
 
 
 def convert(workspace: Workspace, trained: Trained, precision: Precision, seed: int) -> Artifact:
     """Turn a trained network into a .tflite file of the given precision."""
-    from dlmo.study.conversion import artifact_content, float_content
-
     float_key = key_of("float", _VERSIONS["float"], {"trained": trained.key})
 
     def make_float(folder: Path) -> None:
+        from dlmo.study.conversion import float_content
+
         with workspace.progress.stage(f"convert {trained.network}"):
             content = float_content(load_network(workspace, trained), workspace.dataset, trained.fake_quantized)
         write_atomically(folder / "model.tflite", content)
@@ -144,6 +176,8 @@ def convert(workspace: Workspace, trained: Trained, precision: Precision, seed: 
     key = key_of("artifact", _VERSIONS["artifact"], {"float": float_key, "precision": precision.name, **values})
 
     def make(folder: Path) -> None:
+        from dlmo.study.conversion import artifact_content
+
         source = workspace.store.stage("float", float_key, make_float) / "model.tflite"
         with workspace.progress.stage(f"{precision.name} {trained.network}"):
             content = artifact_content(
@@ -197,9 +231,7 @@ def build_network(workspace: Workspace, network: str):
     from dlmo import networks
 
     dataset = workspace.dataset
-    return networks.build(
-        network, classes=len(dataset.classes), input_shape=dataset.input_shape, stem=workspace.stem
-    )
+    return networks.build(network, classes=len(dataset.classes), input_shape=dataset.input_shape, stem=workspace.stem)
 
 
 def _technique(step: Step, parent: Trained):
@@ -228,14 +260,12 @@ def _training_inputs(workspace: Workspace, schedule: Schedule, seed: int) -> dic
 def _train_into(
     folder: Path,
     workspace: Workspace,
-    network,
-    schedule: Schedule,
-    seed: int,
-    title: str,
-    technique,
     name: str,
+    network,
     parent: Trained | None,
-    step: Step | None = None,
+    step: Step | None,
+    plan: NetworkPlan,
+    seed: int,
 ) -> None:
     """Train and write weights, curve and record into `folder`; resumes from the checkpoint left there."""
     from dlmo.techniques.pruning import sparsity_of
@@ -243,8 +273,11 @@ def _train_into(
     from dlmo.training.device import best_device
     from dlmo.training.loop import train as run_training
 
+    schedule = plan.schedule_of(step)
     state = folder / "checkpoint.safetensors"
-    with workspace.progress.stage(title) as update:
+    epochs = f"{schedule.epochs} epoch{'s' if schedule.epochs > 1 else ''}"
+    title = f"{step.name if step else 'train'} {name}: {epochs}"
+    with workspace.progress.stage(title, plan.seconds_of(step)) as update:
         training = run_training(
             network,
             workspace.dataset.train,
@@ -253,16 +286,15 @@ def _train_into(
             workspace.augmentation,
             best_device(),
             seed,
-            technique=technique,
+            technique=_technique(step, parent) if step else None,
             class_weights=workspace.class_weights,
             checkpoint_path=state,
             progress=update,
         )
-    fake_quantized = isinstance(step, Qat)
     record = {
         "network": name,
-        "fake_quantized": fake_quantized,
-        "sparsity": sparsity_of(training.network) if step is not None else 0.0,
+        "fake_quantized": isinstance(step, Qat),
+        "sparsity": sparsity_of(training.network) if step else 0.0,
         "epochs": schedule.epochs + (parent.epochs if parent else 0),
         "seconds": sum(epoch.seconds for epoch in training.curve) + (parent.seconds if parent else 0.0),
     }
@@ -274,5 +306,3 @@ def _train_into(
 
 def _read_trained(key: str, folder: Path) -> Trained:
     return Trained(key, folder, **json.loads((folder / "record.json").read_text()))
-
-

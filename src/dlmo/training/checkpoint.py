@@ -22,7 +22,7 @@ def load(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
     """The tensors and the record that `save` wrote."""
     with safe_open(path, "pt") as file:
         record = json.loads((file.metadata() or {}).get("dlmo", "{}"))
-        return {name: file.get_tensor(name) for name in file.keys()}, record
+        return {name: file.get_tensor(name) for name in file.keys()}, record  # noqa: SIM118  (not iterable itself)
 
 
 def save_weights(path: Path, network: nn.Module, facts: dict) -> None:

@@ -17,7 +17,11 @@ class Device:
 
     def describe(self) -> str:
         precision = "bfloat16" if self.autocast else "float32"
-        return f"{self.name} ({os.cpu_count()} threads), {precision}" if self.name == "cpu" else f"{self.name}, {precision}"
+        return (
+            f"{self.name} ({os.cpu_count()} threads), {precision}"
+            if self.name == "cpu"
+            else f"{self.name}, {precision}"
+        )
 
 
 def best_device() -> Device:

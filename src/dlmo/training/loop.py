@@ -88,9 +88,7 @@ def train(
             batch = to_network_input(batch, schedule.size_at(number, total))
             with torch.autocast(device.name, device.autocast, enabled=device.autocast is not None):
                 logits = network(batch)
-            loss = F.cross_entropy(
-                logits.float(), labels[chosen], weights, label_smoothing=schedule.label_smoothing
-            )
+            loss = F.cross_entropy(logits.float(), labels[chosen], weights, label_smoothing=schedule.label_smoothing)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if schedule.clip_norm is not None:
@@ -142,9 +140,7 @@ def _optimizer(network: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
     decayed = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
     plain = [p for p in network.parameters() if p.requires_grad and p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.SGD(
-        groups, lr=schedule.learning_rate, momentum=schedule.momentum, nesterov=True, foreach=True
-    )
+    return torch.optim.SGD(groups, lr=schedule.learning_rate, momentum=schedule.momentum, nesterov=True, foreach=True)
 
 
 def _save(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, curve: list[Epoch]) -> None:

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, replace
 
+# What a progressive training costs against one at full image size.
+PROGRESSIVE_COST = 0.64
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -50,7 +53,7 @@ class Schedule:
         """Side of the images of step 0 .. total-1, as a share of their full side.
 
         Progressive: half the side for 30 % of the steps, three quarters for 35 %, then full, where the batch
-        statistics settle. A training costs about 0.64 of one at full size.
+        statistics settle. See PROGRESSIVE_COST.
         """
         done = step / total
         return 1.0 if not self.progressive or done >= 0.65 else 0.75 if done >= 0.3 else 0.5

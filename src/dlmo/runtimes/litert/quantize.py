@@ -78,9 +78,7 @@ def _ranges(content: bytes, recipe: recipe_manager.RecipeManager, images: np.nda
     return ranges
 
 
-def _quantize(
-    content: bytes, recipe: recipe_manager.RecipeManager, calibrate: Callable[[bytes], dict] | None
-) -> bytes:
+def _quantize(content: bytes, recipe: recipe_manager.RecipeManager, calibrate: Callable[[bytes], dict] | None) -> bytes:
     with quiet():
         worker = quantizer.Quantizer(content, quantization_recipe=recipe.get_quantization_recipe())
         ranges = calibrate(content) if calibrate else None

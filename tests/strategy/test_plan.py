@@ -1,0 +1,77 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dlmo.errors import UserError
+from dlmo.strategy import plan as planning
+from dlmo.strategy.plan import _Cost, _fit, augmentation_for, class_weights_for, full_epochs, make_plan, schedules
+from dlmo.study.recipe import for_setup
+
+COST = _Cost(train=1.0, qat=2.0, prunings=1, qats=1, files=8, per_file=1.0)
+
+
+def test_writing_is_not_mirrored_and_photographs_are(digits):
+    assert not augmentation_for(digits).flip
+    rgb = np.zeros((4, 32, 32, 3), np.uint8)
+    split = replace(digits.train, images=rgb, labels=np.arange(4) % 2, names=("",) * 4)
+    shape = replace(digits.preprocessing, height=32, width=32, channels=3)
+    photos = replace(digits, train=split, classes=("cat", "dog"), preprocessing=shape)
+    assert augmentation_for(photos).flip
+    assert not augmentation_for(replace(photos, classes=("A", "B"))).flip
+
+
+def test_unbalanced_classes_weigh_by_the_root_of_their_size(digits):
+    assert class_weights_for(digits) is None
+    labels = np.array([0] * 900 + [1] * 100)
+    images = np.zeros((1000, 16, 16, 1), np.uint8)
+    split = replace(digits.train, images=images, labels=labels, names=("",) * 1000)
+    weights = class_weights_for(replace(digits, classes=("a", "b"), train=split))
+    assert weights[1] / weights[0] == pytest.approx(3, rel=1e-3)
+    assert (np.array(weights)[labels]).mean() == pytest.approx(1, rel=1e-3)
+
+
+def test_small_sets_get_more_epochs():
+    assert full_epochs(45_000) == 60
+    assert full_epochs(8_000) >= 30
+    assert full_epochs(500) > full_epochs(8_000)
+    assert full_epochs(10) == 150
+
+
+def test_all_named_networks_share_the_time():
+    costs = {"a": COST, "b": COST}
+    one, share_of_one = _fit({"a": COST}, 8_000, 32, 60, None, True, 1)
+    both, share_of_both = _fit(costs, 8_000, 32, 60, None, True, 1)
+    assert one == ["a"] and both == ["a", "b"]
+    assert 0 < share_of_both < share_of_one < 1
+
+
+def test_candidates_are_dropped_when_they_would_all_train_too_short():
+    costs = {"a": COST, "b": COST, "c": COST}
+    assert _fit(costs, 8_000, 32, 10_000, None, False, 1) == (["a", "b", "c"], 1.0)
+    assert _fit(costs, 8_000, 32, 60, None, False, 1)[0] == ["a"]
+
+
+def test_too_little_time_is_refused_with_what_is_needed():
+    with pytest.raises(UserError, match="give at least 1m"):
+        _fit({"a": COST}, 8_000, 32, 5, None, True, 1)
+
+
+def test_epochs_override_time():
+    assert _fit({"a": COST}, 8_000, 32, 1, 7, True, 1) == (["a"], 1.0)
+
+
+def test_progressive_sizes_only_where_images_are_large_enough():
+    assert schedules(8_000, 32, 30).train.progressive
+    assert not schedules(8_000, 20, 30).train.progressive
+    assert not schedules(8_000, 32, 4).train.progressive
+
+
+def test_the_same_question_gets_the_same_plan_without_timing_again(workspace, monkeypatch):
+    recipes = {"resnet8@0.5": [for_setup("resnet8@0.5", "NQ")]}
+    arguments = (workspace, ["resnet8@0.5"], recipes, 60.0, None)
+    first = make_plan(*arguments, all_networks=True)
+    monkeypatch.setattr(planning._Cost, "probe", None)
+    assert make_plan(*arguments, all_networks=True) == first
+    assert first.networks["resnet8@0.5"].train.epochs >= 1
+    assert first.networks["resnet8@0.5"].seconds_of(None) > 0
