@@ -295,10 +295,14 @@ def _colours(names: list[str]) -> dict:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """1, 2, 5, 10, ... of a log axis that covers low to high."""
+    """Round values of a log axis that covers low to high: 1, 2, 5, 10, ..., finer where that gives too few."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    digits = (1, 2, 5) if high / low < 2000 else (1,)
-    return [float(f"{digit}e{decade}") for decade in decades for digit in digits]
+    ticks: list[float] = []
+    for steps in ((1, 2, 5), (1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9), [step / 20 for step in range(20, 200)]):
+        ticks = [float(f"{step}e{decade}") for decade in decades for step in steps]
+        if sum(low <= tick <= high for tick in ticks) >= 3:
+            break
+    return ticks
 
 
 def _unique(names: tuple[str, ...]) -> list[str]:

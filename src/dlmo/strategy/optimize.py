@@ -165,7 +165,7 @@ def _conclude(
         title=title,
         dataset=_describe(dataset, title, options),
         target=options.target,
-        machine=machine() | {"training": plan.device},
+        machine=machine() | {"training": f"trained on {plan.device}"},
         budget=budget.words() if budget else {},
         results=tuple(results),
         choice=choice,
