@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dlmo.data import load
+from dlmo.progress import SilentProgress
 from dlmo.study.stages import Workspace
 from dlmo.study.store import Store
 from dlmo.training.schedule import Augmentation
@@ -24,8 +25,6 @@ def shared_store(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def workspace(digits, shared_store) -> Workspace:
-    from dlmo.report.progress import SilentProgress
-
     plain = Augmentation(flip=False, shift=1, cutout=0, lighting=0.0)
     return Workspace(digits, Store(shared_store), plain, None, "auto", SilentProgress())
 

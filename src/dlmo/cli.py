@@ -39,7 +39,7 @@ GroupBy = Annotated[
 ]
 Stem = Annotated[str, typer.Option(help="the networks' first layers: auto, small, medium, large")]
 Out = Annotated[Path | None, typer.Option(help="folder for the model, all artifacts and the reports")]
-Seed = Annotated[int, typer.Option(help="seed of initial weights, order and augmentation")]
+Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="seed of initial weights, order and augmentation")]
 Target = Annotated[str, typer.Option(help="where the model shall run: cpu")]
 
 
@@ -143,7 +143,7 @@ def evaluate(
     """Accuracy, size, latency and memory of a .tflite file, also of one dlmo did not make."""
     from dlmo.measure.evaluate import evaluate as work
 
-    evaluation = work(model, source, split=split, threads=threads, group_by=group_by)
+    evaluation = work(model, source, split=split, threads=threads, group_by=group_by, progress=_progress())
     if as_json:
         _print_json(evaluation.to_json())
         return
@@ -182,10 +182,15 @@ def report(
         document = json.loads((run / "results.json").read_text())
     except (OSError, ValueError):
         raise UserError(f"{run} holds no results.json; name a folder that `dlmo optimize --out` wrote") from None
-    from dlmo.report.terminal import print_document
+    from dlmo.report.document import run_of
+    from dlmo.report.terminal import print_run
 
-    print_document(document, _console())
-    print(f"page: {run / 'report.html'}")
+    found = run_of(document)
+    if as_json:
+        _print_json(document)
+        return
+    print_run(found, _console())
+    print(f"\npage: {run / 'report.html'}")
 
 
 @app.command()

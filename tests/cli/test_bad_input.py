@@ -87,7 +87,7 @@ def test_a_folder_without_images_or_with_one_class(monkeypatch, capsys, tmp_path
         Image.new("L", (8, 8), index).save(one / f"{index}.png")
     for folder in (empty, one.parent):
         code, line, _ = run(monkeypatch, capsys, tmp_path, "optimize", folder, "--out", tmp_path / "out")
-        assert code == 2 and str(folder) in line
+        assert code == 2 and folder.name in line
         assert not (tmp_path / "out").exists()
 
 

@@ -74,3 +74,34 @@ def test_evaluate_refuses_what_is_no_model(tmp_path):
     (tmp_path / "x.tflite").write_bytes(b"GIF89a..............")
     with pytest.raises(UserError, match="no .tflite file"):
         read_model(tmp_path / "x.tflite")
+
+
+def test_answers_outside_the_data_sets_classes_are_wrong(small, tmp_path):
+    """A model of ten digits on images of two of them: all ten outputs compete."""
+    from PIL import Image
+
+    from dlmo.data import load
+    from dlmo.runtimes.litert.interpreter import predict
+
+    digits = load("digits", input_size=16)
+    answers = predict(small, digits.test.images).argmax(1)
+    source = tmp_path / "two"
+    for index, image in enumerate(digits.test.images[:, ..., 0]):
+        label = digits.test.labels[index]
+        if label in (3, 5):
+            for split in ("train", "test"):
+                folder = source / split / str(label)
+                folder.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(image).save(folder / f"{index}.png")
+    (tmp_path / "model.tflite").write_bytes(small)
+    (tmp_path / "labels.txt").write_text("".join(f"{digit}\n" for digit in range(10)))
+    two = np.isin(digits.test.labels, (3, 5))
+    wanted = (answers[two] == digits.test.labels[two]).mean()
+    assert evaluate(tmp_path / "model.tflite", str(source)).accuracy == pytest.approx(wanted)
+
+
+def test_a_sidecar_that_is_not_dlmos_is_ignored(small, tmp_path):
+    (tmp_path / "model.tflite").write_bytes(small)
+    for text in ("[]", "no json", '{"split": null}', '{"split": {"group_by": "(x)"}}'):
+        (tmp_path / "preprocessing.json").write_text(text)
+        assert evaluate(tmp_path / "model.tflite", "digits").images == 359

@@ -3,7 +3,8 @@ import time
 
 import pytest
 
-from dlmo.report.progress import Forecast, SilentProgress, Stage, TerminalProgress
+from dlmo.progress import SilentProgress
+from dlmo.report.progress import Forecast, Stage, TerminalProgress
 
 
 class Clock:

@@ -5,10 +5,19 @@ import pytest
 
 from dlmo.errors import UserError
 from dlmo.strategy import plan as planning
-from dlmo.strategy.plan import _Cost, _fit, augmentation_for, class_weights_for, full_epochs, make_plan, schedules
-from dlmo.study.recipe import for_setup
+from dlmo.strategy.plan import (
+    _Cost,
+    _fit,
+    augmentation_for,
+    class_weights_for,
+    default_networks,
+    full_epochs,
+    make_plan,
+    schedules,
+)
+from dlmo.study.recipe import Prune, Qat, for_setup
 
-COST = _Cost(train=1.0, qat=2.0, prunings=1, qats=1, files=8, per_file=1.0)
+COST = _Cost(train=1.0, qat=2.0, steps=(Prune(), Qat()), files=8, per_file=1.0)
 
 
 def test_writing_is_not_mirrored_and_photographs_are(digits):
@@ -38,27 +47,34 @@ def test_small_sets_get_more_epochs():
     assert full_epochs(10) == 150
 
 
-def test_all_named_networks_share_the_time():
-    costs = {"a": COST, "b": COST}
-    one, share_of_one = _fit({"a": COST}, 8_000, 32, 60, None, True, 1)
-    both, share_of_both = _fit(costs, 8_000, 32, 60, None, True, 1)
-    assert one == ["a"] and both == ["a", "b"]
-    assert 0 < share_of_both < share_of_one < 1
+def fit(names, seconds, epochs=None, named=True):
+    return _fit(dict.fromkeys(names, COST), 8_000, 32, seconds, epochs, named, 1)
+
+
+def test_all_named_networks_share_the_time_and_keep_within_it():
+    alone, together = fit("a", 32), fit("ab", 64)
+    assert alone == {"a": alone["a"]} and together == {"a": alone["a"], "b": alone["a"]}
+    assert 1 <= fit("ab", 32)["a"] < alone["a"] < full_epochs(8_000)
+    spent = COST.seconds(schedules(8_000, 32, alone["a"]), 1)
+    assert spent <= 32 < COST.seconds(schedules(8_000, 32, alone["a"] + 3), 1)
 
 
 def test_candidates_are_dropped_when_they_would_all_train_too_short():
-    costs = {"a": COST, "b": COST, "c": COST}
-    assert _fit(costs, 8_000, 32, 10_000, None, False, 1) == (["a", "b", "c"], 1.0)
-    assert _fit(costs, 8_000, 32, 60, None, False, 1)[0] == ["a"]
+    assert fit("abc", 10_000, named=False) == dict.fromkeys("abc", full_epochs(8_000))
+    assert list(fit("abc", 32, named=False)) == ["a"]
 
 
 def test_too_little_time_is_refused_with_what_is_needed():
     with pytest.raises(UserError, match="give at least 1m"):
-        _fit({"a": COST}, 8_000, 32, 5, None, True, 1)
+        fit("a", 5)
 
 
 def test_epochs_override_time():
-    assert _fit({"a": COST}, 8_000, 32, 1, 7, True, 1) == (["a"], 1.0)
+    assert fit("ab", 5, epochs=7) == {"a": 7, "b": 7}
+
+
+def test_more_images_bring_larger_networks():
+    assert set(default_networks(1_000)) < set(default_networks(50_000))
 
 
 def test_progressive_sizes_only_where_images_are_large_enough():

@@ -94,3 +94,11 @@ def test_resuming_takes_the_zeros_of_the_checkpoint():
             layer.weight += 1
     resumed.after_step(model, 7)
     assert all(torch.equal(layer.weight == 0, mask) for layer, mask in zip(prunable_layers(model), zeros))
+
+
+def test_a_network_of_tiny_layers_is_pruned_too_and_never_emptied():
+    tiny = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4, 3))
+    layers = prunable_layers(tiny)
+    assert len(layers) == 2
+    masks = lamp_masks([layer.weight for layer in layers], 0.9999)
+    assert [int(mask.sum()) for mask in masks] == [1, 1]

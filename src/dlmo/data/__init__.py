@@ -2,10 +2,9 @@
 
 import difflib
 import os
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
-from dlmo.data import cifar, digits, folder
 from dlmo.data.dataset import Dataset, Skipped, Split
 from dlmo.data.files import ARCHIVE_SUFFIXES
 from dlmo.data.options import LoadOptions, Progress, check_channels, check_size, check_workers
@@ -14,11 +13,12 @@ from dlmo.errors import UserError
 
 __all__ = ["SOURCES", "Dataset", "Preprocessing", "Skipped", "Split", "load"]
 
-# A source is called with what follows its name and a colon (None if nothing does) and the options.
-SOURCES: dict[str, Callable[[str | None, LoadOptions], Dataset]] = {
-    "digits": digits.load,
-    "cifar10": cifar.load_cifar10,
-    "cifar100": cifar.load_cifar100,
+# Module and function of each source, called with what follows its name and a colon (None if nothing does) and the
+# options. Imported when used: training needs this package's types on machines that cannot decode images.
+SOURCES: dict[str, tuple[str, str]] = {
+    "digits": ("dlmo.data.digits", "load"),
+    "cifar10": ("dlmo.data.cifar", "load_cifar10"),
+    "cifar100": ("dlmo.data.cifar", "load_cifar100"),
 }
 
 
@@ -57,11 +57,12 @@ def load(
     source = os.fspath(source)
     name, colon, rest = source.partition(":")
     if name in SOURCES:
-        return SOURCES[name](rest if colon else None, options)
+        module, function = SOURCES[name]
+        return getattr(import_module(module), function)(rest if colon else None, options)
     path = Path(source).expanduser()
     if not source or not path.exists():
         raise UserError(_unknown(source))
-    return folder.load(path, options)
+    return import_module("dlmo.data.folder").load(path, options)
 
 
 def _unknown(source: str) -> str:

@@ -11,10 +11,12 @@ from dlmo.errors import UserError
 
 SPLIT_FOLDERS = {
     "train": "train",
+    "training": "train",
     "val": "validation",
     "valid": "validation",
     "validation": "validation",
     "test": "test",
+    "testing": "test",
 }
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 
@@ -136,7 +138,7 @@ class _Tree:
                 "put the images of each class into a folder named after it"
             )
         named = [folder for folder in folders if folder.lower() in SPLIT_FOLDERS]
-        train = [folder for folder in named if folder.lower() == "train"]
+        train = [folder for folder in named if SPLIT_FOLDERS[folder.lower()] == "train"]
         if not any(self.folders_in(f"{root}{folder}/") for folder in train):
             if len(named) == len(folders):
                 missing = "no class folders in train/" if train else "no train/ folder beside " + ", ".join(named)

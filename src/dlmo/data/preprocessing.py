@@ -3,10 +3,15 @@
 Needs numpy and Pillow only, so that a shipped package can use it without torch.
 """
 
+from __future__ import annotations
+
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # Networks see (pixel - 128) / 128. In int8 that is exactly pixel - 128 with scale 1/128 and zero point 0,
 # so a full-integer model takes the raw bytes of an image without any loss and without floating point.
@@ -35,6 +40,8 @@ class Preprocessing:
         return np.asarray(image, np.uint8).reshape(self.height, self.width, self.channels)
 
     def _fit(self, image: Image.Image) -> Image.Image:
+        from PIL import Image  # training imports this module, on machines that may have no Pillow
+
         scale = min(self.width / image.width, self.height / image.height)
         size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
         image = image.resize(size, Image.Resampling.BILINEAR)
@@ -52,7 +59,7 @@ class Preprocessing:
         }
 
     @staticmethod
-    def from_json(document: dict) -> "Preprocessing":
+    def from_json(document: dict) -> Preprocessing:
         return Preprocessing(document["height"], document["width"], document["channels"])
 
 
@@ -67,6 +74,8 @@ def to_input(images: np.ndarray, dtype: np.dtype, scale: float, zero_point: int)
         return to_float(images)
     if np.dtype(dtype) == np.int8 and scale == 1 / PIXEL_SCALE and zero_point == 0:
         return (images ^ 0x80).view(np.int8)  # pixel - 128, without leaving the integers
+    if scale == 0:  # an integer input without quantization takes pixels as they are
+        return images if np.dtype(dtype) == np.uint8 else (images ^ 0x80).view(np.int8)
     limits = np.iinfo(dtype)
     quantized = np.round(to_float(images) / scale) + zero_point
     return np.clip(quantized, limits.min, limits.max).astype(dtype)

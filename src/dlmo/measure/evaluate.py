@@ -12,6 +12,7 @@ from dlmo.measure.accuracy import accuracy
 from dlmo.measure.latency import machine, measure_latency
 from dlmo.measure.memory import measure_memory
 from dlmo.measure.size import compressed_bytes
+from dlmo.progress import Progress, SilentProgress
 from dlmo.runtimes.litert import flatbuffer
 from dlmo.runtimes.litert.interpreter import Runner, predict
 
@@ -48,14 +49,21 @@ class Evaluation:
 
 
 def evaluate(
-    model: str | Path, source: str, *, split: str = "test", threads: int = 1, group_by: str | None = None
+    model: str | Path,
+    source: str | Path,
+    *,
+    split: str = "test",
+    threads: int = 1,
+    group_by: str | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Run a file on one split of a data set.
 
     Beside the file, `labels.txt` gives the order of its classes and `preprocessing.json` how its data was split;
-    without them classes are in the data set's order.
+    without them classes are in the data set's order. Float inputs get (pixel - 128) / 128.
     """
-    path = Path(model)
+    progress = progress or SilentProgress()
+    path = Path(model).expanduser()
     if split not in SPLITS:
         raise UserError(f'unknown split "{split}"; known: {", ".join(SPLITS)}')
     if threads < 1:
@@ -65,13 +73,15 @@ def evaluate(
     height, width, channels = runner.input_shape
     if channels not in (1, 3):
         raise UserError(f"{path}: takes {channels} channels; dlmo feeds grey (1) or RGB (3) images")
-    sidecar = path.parent / "preprocessing.json"
-    noted = json.loads(sidecar.read_text()).get("split", {}) if sidecar.exists() else {}
-    dataset = load(source, input_size=(height, width), channels=channels, group_by=group_by or noted.get("group_by"))
+    with progress.stage(f"read {source}"):
+        dataset = _load(source, (height, width), channels, group_by, path.parent / "preprocessing.json", progress)
     images: Split = getattr(dataset, split)
-    scores = predict(content, images.images)[:, _class_order(path, dataset, runner.classes)]
-    measured = accuracy(scores, images.labels)
-    (latency,) = measure_latency([content], threads)
+    outputs = _output_of_class(path, dataset, runner.classes)
+    with progress.stage(f"run on {len(images):,} {split} images"):
+        # All outputs compete: an answer that is no class of this data set is wrong.
+        measured = accuracy(predict(content, images.images), outputs[images.labels])
+    with progress.stage("measure latency") as update:
+        (latency,) = measure_latency([content], threads, update)
     facts = flatbuffer.facts(content)
     partitions, delegated = runner.delegation()
     return Evaluation(
@@ -109,7 +119,33 @@ def read_model(path: Path) -> bytes:
     return content
 
 
-def _class_order(path: Path, dataset: Dataset, outputs: int) -> np.ndarray:
+def _load(
+    source: str | Path,
+    size: tuple[int, int],
+    channels: int,
+    group_by: str | None,
+    sidecar: Path,
+    progress: Progress,
+) -> Dataset:
+    """The data set, split as the sidecar notes where the user says nothing else and the source allows it."""
+    noted = None if group_by is not None else _noted_group_by(sidecar)
+    if noted is not None:
+        try:
+            return load(source, input_size=size, channels=channels, group_by=noted)
+        except UserError:
+            progress.note(f"{sidecar} notes groups that {source} does not have; split without them")
+    return load(source, input_size=size, channels=channels, group_by=group_by or None)
+
+
+def _noted_group_by(sidecar: Path) -> str | None:
+    try:
+        noted = json.loads(sidecar.read_text())["split"]["group_by"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return noted if isinstance(noted, str) else None
+
+
+def _output_of_class(path: Path, dataset: Dataset, outputs: int) -> np.ndarray:
     """For each class of the data set, which output of the model is its score."""
     labels = path.parent / "labels.txt"
     names = labels.read_text().splitlines() if labels.exists() else list(dataset.classes)

@@ -4,5 +4,5 @@ import zlib
 
 
 def compressed_bytes(content: bytes) -> int:
-    """Size after DEFLATE at level 9, as a zip archive stores it."""
+    """Size after DEFLATE at level 9, the compression of zip archives."""
     return len(zlib.compress(content, 9))

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,31 +23,51 @@ _SHOWN_MISTAKES = 12
 
 def check_writable(out: Path) -> None:
     """Raise UserError unless `out` is a folder that can be written, or can be made. Creates nothing."""
-    if out.exists() and not out.is_dir():
+    if os.path.lexists(out) and not os.path.isdir(out):
         raise UserError(f"--out {out} is a file; name a folder")
     existing = out
-    while not existing.exists():
-        existing = existing.parent
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"--out {out}: cannot write in {existing}; name another folder")
+    try:
+        while not existing.exists():
+            existing = existing.parent
+        tempfile.TemporaryDirectory(dir=existing).cleanup()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(f"--out {out}: cannot write in {existing} ({reason}); name another folder") from None
 
 
 def write_run(
     out: Path, run: Run, best: Outcome, outcomes: Sequence[Outcome], dataset: Dataset, group_by: str | None
 ) -> None:
-    """Write the folder of the contract. Files are written whole one by one, `results.json` last."""
+    """Write the folder of the contract. Files are written whole one by one, `results.json` last.
+
+    Artifacts and results of an earlier run in the same folder are removed first: no file speaks for another run.
+    Raises UserError when the folder cannot be written.
+    """
+    try:
+        _write_all(out, run, best, outcomes, dataset, group_by)
+    except OSError as error:
+        raise UserError(f"--out {out}: {error.strerror} ({error.filename}); the work is kept, run it again") from None
+
+
+def _write_all(
+    out: Path, run: Run, best: Outcome, outcomes: Sequence[Outcome], dataset: Dataset, group_by: str | None
+) -> None:
     from dlmo.report.html import render
     from dlmo.report.model_card import model_card
 
-    check_writable(out)
     artifacts = out / "artifacts"
     (out / "golden").mkdir(parents=True, exist_ok=True)
     artifacts.mkdir(exist_ok=True)
+    (out / "results.json").unlink(missing_ok=True)
+    for old in artifacts.glob("*.tflite"):
+        old.unlink()
     for outcome in outcomes:
         write_atomically(artifacts / outcome.result.artifact, outcome.content)
-    for folder in (out, artifacts):
+    document = preprocessing_document(dataset, group_by)
+    # The files in `artifacts` differ in their tensors' types, which each file tells itself.
+    for folder, tensors in ((out, tensor_documents(best.content)), (artifacts, {})):
         _write_text(folder / "labels.txt", "".join(f"{name}\n" for name in dataset.classes))
-        _write_text(folder / "preprocessing.json", _json(preprocessing_document(dataset, best.content, group_by)))
+        _write_text(folder / "preprocessing.json", _json(document | tensors))
     write_atomically(out / "model.tflite", best.content)
     _write_golden(out / "golden", best.content, dataset)
     _write_text(out / "model_card.md", model_card(run))
@@ -55,16 +76,22 @@ def write_run(
     _write_text(out / "results.json", _json(run.to_json()))
 
 
-def preprocessing_document(dataset: Dataset, content: bytes, group_by: str | None) -> dict:
-    """Everything a program needs to feed the model, and how the data was split."""
+def preprocessing_document(dataset: Dataset, group_by: str | None) -> dict:
+    """From an image to the model's input, and how the data was split."""
+    return dataset.preprocessing.to_json() | {
+        "formula": "float: (pixel - 128) / 128; int8: pixel - 128",
+        "split": {"seed": 0, "group_by": group_by},
+    }
+
+
+def tensor_documents(content: bytes) -> dict:
+    """Type and quantization of a file's input and output."""
     runner = Runner(content)
-    document = dataset.preprocessing.to_json()
+    document = {}
     for name, tensor in (("input_tensor", runner.input), ("output_tensor", runner.output)):
         scale, zero_point = tensor["quantization"]
         kind = np.dtype(tensor["dtype"]).name
         document[name] = {"dtype": kind, "scale": float(scale), "zero_point": int(zero_point)}
-    document["formula"] = "float: (pixel - 128) / 128; int8: pixel - 128"
-    document["split"] = {"seed": 0, "group_by": group_by}
     return document
 
 

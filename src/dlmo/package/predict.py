@@ -28,7 +28,7 @@ class Prediction:
 
 def predict(package: str | Path, images: Sequence[str | Path], top: int = 3) -> list[Prediction]:
     """Classify image files with the model of a folder that `dlmo optimize --out` wrote."""
-    folder = Path(package)
+    folder = Path(package).expanduser()
     try:
         labels = (folder / "labels.txt").read_text().splitlines()
         preprocessing = Preprocessing.from_json(json.loads((folder / "preprocessing.json").read_text()))

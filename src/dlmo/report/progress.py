@@ -3,9 +3,9 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol, TextIO
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import Progress as RichProgress
@@ -18,34 +18,6 @@ from dlmo.report.wording import duration
 
 Update = Callable[[float], None]
 PLAIN_INTERVAL = 30.0  # seconds between progress lines where there is no terminal
-
-
-class Progress(Protocol):
-    """What long work reports to."""
-
-    def total(self, expected_seconds: float | None) -> AbstractContextManager[None]:
-        """Around the whole work; expected_seconds: None where nobody knows."""
-
-    def stage(self, name: str, expected_seconds: float | None = None) -> AbstractContextManager[Update]:
-        """Around one stage; yields update(share done, 0 to 1). expected_seconds: its part of the total."""
-
-    def note(self, text: str) -> None:
-        """A line that stays."""
-
-
-class SilentProgress:
-    """Says nothing; for the Python API."""
-
-    @contextmanager
-    def total(self, expected_seconds: float | None) -> Iterator[None]:
-        yield
-
-    @contextmanager
-    def stage(self, name: str, expected_seconds: float | None = None) -> Iterator[Update]:
-        yield lambda share: None
-
-    def note(self, text: str) -> None:
-        pass
 
 
 @dataclass

@@ -9,7 +9,6 @@ from rich.table import Table
 from rich.text import Text
 
 from dlmo.report import wording
-from dlmo.report.document import run_of
 from dlmo.study.results import Choice, Result, Run, StepWorth
 
 if TYPE_CHECKING:
@@ -37,11 +36,6 @@ def print_run(run: Run, console: Console) -> None:
     if run.notes:
         _heading(console, "Notes")
         _print_list(console, run.notes)
-
-
-def print_document(document: dict, console: Console) -> None:
-    """A run as its results.json tells it. Raises UserError where that is not dlmo's."""
-    print_run(run_of(document), console)
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:

@@ -8,8 +8,9 @@ from dlmo.strategy.budget import STUDY_ADVICE, Budget, shortfalls
 from dlmo.study.recipe import parse
 from dlmo.study.results import Choice, Result, StepWorth
 
-# In the balance, a file or a latency half as large is worth this much accuracy.
-_ACCURACY_PER_HALVING = 0.005
+# In the balance, a file or a latency half as large weighs like errors growing by this factor. Errors, not points of
+# accuracy: half a point is little at 80 % and doubles the errors at 99.5 %.
+_ERRORS_PER_HALVING = 1.25
 # Latencies closer than this are one latency: what is left of noise after measuring in turns.
 _LATENCY_NOISE = 0.05
 
@@ -39,14 +40,17 @@ def pick(results: Sequence[Result], budget: Budget) -> Result | None:
 
 
 def balance(result: Result, reference: Result) -> float:
-    """Accuracy against the reference plus what smaller and faster is worth, in shares of accuracy.
+    """How many halvings of size, of latency and of errors (weighed) a result is ahead of the reference.
 
-    One halving of the file or of the latency weighs as much as half a point of accuracy.
+    One error more than was seen is counted, so that no errors among few images are not taken for none at all.
     """
-    gain = result.validation_accuracy - reference.validation_accuracy
     size = math.log2(reference.size_bytes / result.size_bytes)
     latency = math.log2(reference.latency_ms / result.latency_ms)
-    return gain + _ACCURACY_PER_HALVING * (size + latency)
+    return size + latency + math.log(_errors(reference) / _errors(result), _ERRORS_PER_HALVING)
+
+
+def _errors(result: Result) -> float:
+    return 1 - result.validation_accuracy + 1 / result.validation_images
 
 
 def explain(chosen: Result, results: Sequence[Result], budget: Budget, compare: Compare) -> Choice:
@@ -55,7 +59,7 @@ def explain(chosen: Result, results: Sequence[Result], budget: Budget, compare: 
     legal = [r for r in results if not shortfalls(r, budget, reference.validation_accuracy)]
     goal = {
         "size": "the smallest file",
-        "balance": "the best balance (half the size or latency weighs like half a point of accuracy)",
+        "balance": "the best balance (half the size or latency weighs like a quarter more errors)",
         "accuracy": "the highest validation accuracy (to 0.1 point), then the lowest latency",
     }[budget.goal]
     reasons = [f"{goal} of {len(legal)} candidates (of {len(results)}) that meet the budget"]
@@ -120,8 +124,12 @@ def advice(chosen: Result, results: Sequence[Result], budget: Budget, compare: C
     if not rivals:
         return f"{said}; it was not tried on {chosen.network}, so this run cannot tell."
     rival = max(rivals, key=lambda r: r.validation_accuracy)
+    missed = shortfalls(rival, budget, reference_of(results).validation_accuracy)
+    verdict = (
+        f"{rival.setup} misses the budget: {'; '.join(missed)}" if missed else "it meets the budget, but is not best"
+    )
     return (
-        f"{said}: it did not hold here. {rival.setup} on {rival.network} is {rival.size_bytes:,} bytes at "
+        f"{said}: it did not hold here. On {rival.network} {verdict}. {rival.setup} is {rival.size_bytes:,} bytes at "
         f"{rival.latency_ms:.3g} ms, the chosen {chosen.setup} {chosen.size_bytes:,} bytes at "
         f"{chosen.latency_ms:.3g} ms; accuracy of the choice on test: {compare(rival, chosen).sentence()}."
     )

@@ -1,7 +1,7 @@
 """The two jobs of dlmo on one data set: optimize (find the model for a budget) and study (measure recipes)."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,20 +11,25 @@ from dlmo.errors import BudgetError, UserError
 from dlmo.measure.accuracy import confusion_matrix
 from dlmo.measure.latency import machine
 from dlmo.package.folder import check_writable, mistakes_of, write_run
+from dlmo.progress import Progress, SilentProgress
 from dlmo.strategy import legality
 from dlmo.strategy.budget import Budget, make_budget, parse_duration
 from dlmo.strategy.choose import explain, nearest, pick
-from dlmo.strategy.plan import DEFAULT_NETWORKS, Plan, augmentation_for, class_weights_for, make_plan, remaining_seconds
+from dlmo.strategy.plan import Plan, augmentation_for, class_weights_for, default_networks, make_plan, remaining_seconds
 from dlmo.study.recipe import SETUPS, Recipe, for_setup, parse
 from dlmo.study.results import Run
 from dlmo.study.run import Outcome, comparer, run_recipes
-from dlmo.study.stages import Progress, Workspace
+from dlmo.study.stages import Workspace
 from dlmo.study.store import Store, default_root
+
+# Beyond it, the seeds of epochs leave torch's range.
+_LARGEST_SEED = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class Options:
-    """What both jobs share. time: a duration such as "10m"; epochs overrides it; out: None writes nothing."""
+    """What both jobs share. time: a duration such as "10m", None for full schedules; epochs overrides it; out: None
+    writes nothing; store: None is the user's (see study.store.default_root)."""
 
     time: str | None = "10m"
     epochs: int | None = None
@@ -34,12 +39,16 @@ class Options:
     group_by: str | None = None
     stem: str = "auto"
     target: str = "cpu"
-    out: Path | None = None
-    store: Path | None = None
+    out: str | Path | None = None
+    store: str | Path | None = None
+
+    @property
+    def folder(self) -> Path | None:
+        return None if self.out is None else Path(self.out).expanduser()
 
 
 def optimize(
-    source: str,
+    source: str | Path,
     *,
     service: str = "mid",
     max_size: str | None = None,
@@ -57,15 +66,20 @@ def optimize(
     """
     options = options or Options()
     limits = {"max_size": max_size, "max_latency": max_latency, "max_ram": max_ram}
-    budget = make_budget(service, **limits, min_accuracy=min_accuracy, max_drop=max_drop)
-    names = list(dict.fromkeys(networks.canonical(name) for name in network))
-    candidates = names or list(DEFAULT_NETWORKS[service])
-    recipes = {name: [for_setup(name, code) for code in SETUPS] for name in candidates}
-    return _run(source, f"dlmo optimize {source}", candidates, recipes, bool(names), budget, options, progress)
+    shares = {"min_accuracy": min_accuracy, "max_drop": max_drop}
+    budget = make_budget(service, **limits, **shares)
+    named = list(dict.fromkeys(networks.canonical(name) for name in network))
+    arguments = {"service": service, **limits, **shares, "network": named, **_given(options)}
+
+    def recipes_for(images: int) -> list[Recipe]:
+        return [for_setup(name, code) for name in named or default_networks(images) for code in SETUPS]
+
+    command = _command("optimize", source, arguments)
+    return _run(source, command, recipes_for, bool(named), budget, options, progress)
 
 
 def study(
-    source: str,
+    source: str | Path,
     *,
     network: Sequence[str] = (),
     setup: Sequence[str] = (),
@@ -74,33 +88,33 @@ def study(
     progress: Progress | None = None,
 ) -> Run:
     """Measure setups on networks, and further recipes as given. No setup means all of the study's."""
-    codes = [code for entry in setup for code in entry.split(",")] or ([] if recipe and not network else list(SETUPS))
-    wanted = [for_setup(name, code) for name in network for code in codes] + [parse(text) for text in recipe]
+    options = options or Options(time=None)
+    codes = [code for entry in setup for code in entry.split(",")]
+    if codes and not network:
+        raise UserError("--setup needs --network NAME: a setup is measured on networks (see `dlmo networks`)")
+    setups = codes or list(SETUPS)
+    wanted = [for_setup(name, code) for name in network for code in setups] + [parse(text) for text in recipe]
     if not wanted:
         raise UserError("nothing to study: give --network NAME (see `dlmo networks`) or --recipe TEXT")
-    recipes: dict[str, list[Recipe]] = {}
-    for entry in {str(entry): entry for entry in wanted}.values():
-        recipes.setdefault(entry.network, []).append(entry)
-    title = f"dlmo study {source}"
-    return _run(source, title, list(recipes), recipes, True, None, options or Options(), progress)
+    wanted = list({str(entry): entry for entry in wanted}.values())
+    arguments = {"network": list(network), "setup": codes, "recipe": list(recipe), **_given(options)}
+    return _run(source, _command("study", source, arguments), lambda images: wanted, True, None, options, progress)
 
 
 def _run(
-    source: str,
-    title: str,
-    candidates: list[str],
-    recipes: dict[str, list[Recipe]],
+    source: str | Path,
+    command: str,
+    recipes_for: Callable[[int], list[Recipe]],
     all_networks: bool,
     budget: Budget | None,
     options: Options,
     progress: Progress | None,
 ) -> Run:
-    from dlmo.report.progress import SilentProgress
-
+    """recipes_for: the recipes to run for so many training images."""
     progress = progress or SilentProgress()
-    seconds = None if options.epochs or options.time is None else parse_duration("--time", options.time, default="s")
-    _check(options, recipes)
-    store = Store(options.store or default_root())
+    seconds = None if options.time is None else parse_duration("--time", options.time)
+    _check(options, recipes_for(0))
+    store = Store(Path(options.store).expanduser() if options.store else default_root())
     with progress.stage(f"read {source}") as update:
         dataset = load(
             source,
@@ -112,38 +126,62 @@ def _run(
         progress.note(note)
     weights = class_weights_for(dataset)
     workspace = Workspace(dataset, store, augmentation_for(dataset), weights, options.stem, progress)
+    recipes: dict[str, list[Recipe]] = {}
+    for recipe in recipes_for(len(dataset.train)):
+        recipes.setdefault(recipe.network, []).append(recipe)
     plan = make_plan(
-        workspace, candidates, recipes, seconds, options.epochs, all_networks=all_networks, seeds=len(options.seeds)
+        workspace, list(recipes), recipes, seconds, options.epochs, all_networks=all_networks, seeds=len(options.seeds)
     )
     for note in plan.notes:
         progress.note(note)
-    chosen_recipes = [recipe for name in plan.networks for recipe in recipes[name]]
-    expected = remaining_seconds(workspace, chosen_recipes, plan.networks, options.seeds)
-    with progress.total(expected):
-        outcomes, curves = run_recipes(workspace, chosen_recipes, plan.networks, options.seeds, options.threads)
-    run, best = _conclude(title, workspace, plan, budget, options, outcomes, curves)
-    if options.out is not None:
-        write_run(options.out, run, best, outcomes, dataset, options.group_by)
+    planned = [recipe for name in plan.networks for recipe in recipes[name]]
+    with progress.total(remaining_seconds(workspace, planned, plan.networks, options.seeds)):
+        outcomes, curves = run_recipes(workspace, planned, plan.networks, options.seeds, options.threads)
+    run, best = _conclude(command, workspace, plan, budget, options, outcomes, curves)
+    if options.folder is not None:
+        write_run(options.folder, run, best, outcomes, dataset, options.group_by)
     if budget is not None and run.choice is None:
         raise BudgetError(run)
     return run
 
 
-def _check(options: Options, recipes: dict[str, list[Recipe]]) -> None:
+def _check(options: Options, recipes: list[Recipe]) -> None:
     """Everything that can be refused before any data is read."""
     if options.threads < 1:
         raise UserError(f"--threads {options.threads}: give 1 or more")
     if options.epochs is not None and options.epochs < 1:
         raise UserError(f"--epochs {options.epochs}: give 1 or more")
-    for entries in recipes.values():
-        for recipe in entries:
-            legality.check(recipe, options.target)
-    if options.out is not None:
-        check_writable(options.out)
+    for seed in options.seeds:
+        if not 0 <= seed <= _LARGEST_SEED:
+            raise UserError(f"--seed {seed}: give a number from 0 to {_LARGEST_SEED:,}")
+    for recipe in recipes:
+        legality.check(recipe, options.target)
+    if options.folder is not None:
+        check_writable(options.folder)
+
+
+def _given(options: Options) -> dict[str, object]:
+    """The options of a command that are not at their default."""
+    defaults = Options()
+    names = ("time", "epochs", "threads", "input_size", "group_by", "stem", "target")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) != getattr(defaults, name)}
+    if options.seeds != defaults.seeds:
+        given |= {"seed": options.seeds[0]} if len(options.seeds) == 1 else {"seeds": len(options.seeds)}
+    return given
+
+
+def _command(job: str, source: str | Path, arguments: dict[str, object]) -> str:
+    """The command line that does the same again."""
+    words = ["dlmo", job, str(source)]
+    for name, value in arguments.items():
+        for entry in value if isinstance(value, list) else [value]:
+            if entry is not None:
+                words += [f"--{name.replace('_', '-')}", f"{entry:g}" if isinstance(entry, float) else str(entry)]
+    return shlex.join(words)
 
 
 def _conclude(
-    title: str,
+    command: str,
     workspace: Workspace,
     plan: Plan,
     budget: Budget | None,
@@ -162,8 +200,8 @@ def _conclude(
     shown = choice.result if choice else max(results, key=lambda result: result.validation_accuracy)
     best = next(outcome for outcome in outcomes if outcome.result is shown)
     run = Run(
-        title=title,
-        dataset=_describe(dataset, title, options),
+        title=command,
+        dataset=_describe(dataset, command),
         target=options.target,
         machine=machine() | {"training": f"trained on {plan.device}"},
         budget=budget.words() if budget else {},
@@ -194,13 +232,7 @@ def _handling_notes(workspace: Workspace) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _describe(dataset: Dataset, title: str, options: Options) -> dict:
-    defaults = Options()
-    flags = []
-    for name in ("time", "epochs", "threads", "input_size", "group_by", "stem", "target"):
-        value = getattr(options, name)
-        if value != getattr(defaults, name) and value is not None:
-            flags += [f"--{name.replace('_', '-')}", str(value)]
+def _describe(dataset: Dataset, command: str) -> dict:
     counts = dataset.class_counts()
     return {
         "name": dataset.name,
@@ -213,5 +245,5 @@ def _describe(dataset: Dataset, title: str, options: Options) -> dict:
         "class_counts": {name: int(count) for name, count in zip(dataset.classes, counts)},
         "skipped": [{"file": skipped.path, "reason": skipped.reason} for skipped in dataset.skipped],
         "fingerprint": dataset.fingerprint,
-        "command": " ".join([title, *map(shlex.quote, flags)]),
+        "command": command,
     }

@@ -13,19 +13,18 @@ import numpy as np
 from dlmo.data.dataset import Dataset
 from dlmo.errors import UserError
 from dlmo.runtimes.litert.flatbuffer import write_atomically
-from dlmo.study.recipe import Prune, Qat, Recipe
+from dlmo.study.recipe import Qat, Recipe, Step
 from dlmo.study.stages import NetworkPlan, Workspace, training_keys
 from dlmo.study.store import key_of
-from dlmo.training.schedule import PROGRESSIVE_COST, Augmentation, Schedule
+from dlmo.training.schedule import Augmentation, Schedule
 
-# Tried in this order when the user names no network, as many as the time allows to train properly.
-DEFAULT_NETWORKS: dict[str, tuple[str, ...]] = {
-    "low": ("resnet8", "resnet8@0.5"),
-    "mid": ("resnet8", "resnet20@0.5", "mobilenet_v2@0.35"),
-    "high": ("resnet20", "wide_resnet_16_2", "resnet56"),
-}
+# Tried when the user names no network, in this order, as many as the time allows to train properly. The same for
+# every service: a service changes what is chosen, so that asking for another one trains nothing anew.
+_SMALL_NETWORKS = ("resnet8", "resnet8@0.5")
+_LARGER_NETWORKS = ("resnet20@0.5", "resnet20")
+_IMAGES_FOR_LARGER = 5_000
 # Share of the time that is planned; the rest is for what the probe got wrong.
-_PLANNED_SHARE = 0.9
+_PLANNED_SHARE = 0.95
 # Converting (once per training), quantizing and measuring a file; running it on 10,000 images.
 _SECONDS_PER_FILE = 5.0
 _SECONDS_PER_10_000_IMAGES = 8.0
@@ -34,7 +33,7 @@ _PROBE_SECONDS, _LEAST_PROBE_STEPS, _MOST_PROBE_STEPS = 2.0, 4, 40
 _ENOUGH_OF_SCHEDULE = 0.5
 _PRUNE_SHARE, _QAT_SHARE = 0.2, 0.06
 _SMALLEST_PROGRESSIVE_SIDE = 28
-_VERSION = 4
+_VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,11 @@ class Plan:
     networks: dict[str, NetworkPlan]
     device: str
     notes: tuple[str, ...]
+
+
+def default_networks(images: int) -> tuple[str, ...]:
+    """Candidates for so many training images; few images cannot fill a larger network."""
+    return _SMALL_NETWORKS + (_LARGER_NETWORKS if images >= _IMAGES_FOR_LARGER else ())
 
 
 def augmentation_for(dataset: Dataset) -> Augmentation:
@@ -131,14 +135,13 @@ def make_plan(
 
         with workspace.progress.stage("plan: time a few training steps"):
             costs = {network: _Cost.probe(workspace, network, recipes[network]) for network in networks}
-        chosen, share = _fit(costs, images, side, seconds, epochs, all_networks, seeds)
-        counts = {network: epochs or max(1, round(share * full_epochs(images))) for network in chosen}
+        counts = _fit(costs, images, side, seconds, epochs, all_networks, seeds)
         document = {
             "epochs": counts,
-            "epoch_seconds": {network: costs[network].train for network in chosen},
-            "qat_epoch_seconds": {network: costs[network].qat for network in chosen},
+            "epoch_seconds": {network: costs[network].train for network in counts},
+            "qat_epoch_seconds": {network: costs[network].qat for network in counts},
             "device": best_device().describe(),
-            "dropped": [network for network in networks if network not in chosen],
+            "dropped": [network for network in networks if network not in counts],
         }
         write_atomically(folder / "plan.json", json.dumps(document).encode())
 
@@ -186,28 +189,32 @@ def _notes(document: dict, plans: dict[str, NetworkPlan], images: int, seconds: 
 
 @dataclass(frozen=True)
 class _Cost:
-    """Seconds per epoch of one network in each kind of training, and how many files and trainings are wanted."""
+    """What one network costs.
+
+    train, qat: seconds per epoch of plain and of quantization-aware training. steps: the distinct trainings that
+    follow the one from scratch. files: how many files are made, each taking per_file seconds.
+    """
 
     train: float
     qat: float
-    prunings: int
-    qats: int
+    steps: tuple[Step, ...]
     files: int
     per_file: float
 
     @staticmethod
     def probe(workspace: Workspace, network: str, recipes: list[Recipe]) -> "_Cost":
-        kinds = {step.name for recipe in recipes for step in recipe.steps}
-        prunings = {str(recipe.steps[0]) for recipe in recipes if isinstance(recipe.steps[0], Prune)}
-        qats = [recipe for recipe in recipes if any(isinstance(step, Qat) for step in recipe.steps)]
-        train, qat = _seconds_per_epoch(workspace, network, Qat.name in kinds)
+        prefixes = {
+            recipe.steps[:end]: recipe.steps[end - 1] for recipe in recipes for end in range(1, len(recipe.steps))
+        }
+        steps = tuple(prefixes.values())
+        train, qat = _seconds_per_epoch(workspace, network, any(isinstance(step, Qat) for step in steps))
         scored = len(workspace.dataset.validation) + len(workspace.dataset.test)
         per_file = _SECONDS_PER_FILE + scored / 10_000 * _SECONDS_PER_10_000_IMAGES
-        return _Cost(train, qat, len(prunings), len(qats), len(recipes), per_file)
+        return _Cost(train, qat, steps, len(recipes), per_file)
 
     def seconds(self, plan: NetworkPlan, seeds: int) -> float:
-        scratch = plan.train.epochs * (PROGRESSIVE_COST if plan.train.progressive else 1.0)
-        training = self.train * (scratch + self.prunings * plan.prune.epochs) + self.qat * self.qats * plan.qat.epochs
+        plan = replace(plan, epoch_seconds=self.train, qat_epoch_seconds=self.qat)
+        training = sum(plan.seconds_of(step) for step in (None, *self.steps))
         return seeds * (training + self.files * self.per_file)
 
 
@@ -219,30 +226,35 @@ def _fit(
     epochs: int | None,
     all_networks: bool,
     seeds: int,
-) -> tuple[list[str], float]:
-    """The networks to try and the share of the full schedule each gets, at most 1."""
+) -> dict[str, int]:
+    """The networks to try, and how many epochs each is trained from scratch."""
     full = full_epochs(images)
     names = list(costs)
     if seconds is None or epochs is not None:
-        return names, 1.0
+        return dict.fromkeys(names, epochs or full)
 
-    def share(chosen: list[str]) -> float:
-        files = sum(costs[name].files * costs[name].per_file for name in chosen) * seeds
-        total = sum(costs[name].seconds(schedules(images, side, full), seeds) for name in chosen)
-        return (seconds * _PLANNED_SHARE - files) / max(1e-9, total - files)
+    def affordable(chosen: list[str]) -> int:
+        """The longest schedule, in epochs, that fits; 0 if not even one epoch does."""
+
+        def fits(count: int) -> bool:
+            plan = schedules(images, side, count)
+            return sum(costs[name].seconds(plan, seeds) for name in chosen) <= seconds * _PLANNED_SHARE
+
+        return next((count for count in range(full, 0, -1) if fits(count)), 0)
 
     chosen = names if all_networks else names[:1]
-    if not all_networks:
-        while len(chosen) < len(names) and share(names[: len(chosen) + 1]) >= _ENOUGH_OF_SCHEDULE:
-            chosen = names[: len(chosen) + 1]
-    got = share(chosen)
-    if got * full < 0.5:
+    while not all_networks and len(chosen) < len(names):
+        if affordable(names[: len(chosen) + 1]) < _ENOUGH_OF_SCHEDULE * full:
+            break
+        chosen = names[: len(chosen) + 1]
+    count = affordable(chosen)
+    if count == 0:
         needed = sum(costs[n].seconds(schedules(images, side, 1), seeds) for n in chosen) / _PLANNED_SHARE
         raise UserError(
-            f"--time {seconds:.0f}s is too short for one epoch of {', '.join(chosen)} with all steps on this machine: "
+            f"--time is too short for one epoch of {', '.join(chosen)} with all steps on this machine: "
             f"give at least {math.ceil(needed / 60)}m, or fewer networks or setups"
         )
-    return chosen, min(1.0, got)
+    return dict.fromkeys(chosen, count)
 
 
 def _seconds_per_epoch(workspace: Workspace, network: str, with_qat: bool) -> tuple[float, float]:

@@ -5,15 +5,13 @@ Each is a function from its inputs to a folder in the store; the key holds every
 
 import hashlib
 import json
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from dlmo.data.dataset import Dataset, Split
+from dlmo.progress import Progress
 from dlmo.runtimes.litert.flatbuffer import write_atomically
 from dlmo.study.recipe import Int8, Precision, Prune, Qat, Recipe, Step
 from dlmo.study.store import Store, key_of
@@ -22,18 +20,6 @@ from dlmo.training.schedule import PROGRESSIVE_COST, Augmentation, Schedule
 
 # Raise a number when the stage's code changes what it would produce.
 _VERSIONS = {"train": 1, "technique": 1, "float": 1, "artifact": 1, "scores": 1}
-
-
-class Progress(Protocol):
-    """Shows long work; `stage` gives a function that takes the share done, 0 to 1."""
-
-    def total(self, expected_seconds: float | None) -> AbstractContextManager[None]: ...
-
-    def stage(
-        self, title: str, expected_seconds: float | None = None
-    ) -> AbstractContextManager[Callable[[float], None]]: ...
-
-    def note(self, text: str) -> None: ...
 
 
 @dataclass(frozen=True)

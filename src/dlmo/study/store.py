@@ -5,7 +5,6 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +15,7 @@ def default_root() -> Path:
     """DLMO_STORE, else the user's cache folder."""
     chosen = os.environ.get("DLMO_STORE")
     if chosen:
-        return Path(chosen)
+        return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dlmo"
 
 
@@ -69,12 +68,10 @@ class Store:
             os.replace(work, target)
             return target
 
-    def remove(self, stage: str, key: str) -> None:
-        shutil.rmtree(self.root / stage / key, ignore_errors=True)
-
     @contextlib.contextmanager
     def _lock(self, name: str) -> Iterator[None]:
         path = self.root / "locks" / name
         with open(path, "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed, also by a kill
+            # Waits for another process that makes the same stage; released when closed, also by a kill.
+            fcntl.flock(file, fcntl.LOCK_EX)
             yield

@@ -67,21 +67,21 @@ class KeepZeros(Technique):
 
 
 def prunable_layers(network: nn.Module) -> list[nn.Conv2d | nn.Linear]:
-    """Dense convolutions and linear layers of at least 1,000 weights, in order."""
-    return [
+    """Dense convolutions and linear layers of at least 1,000 weights, in order; all of them where none is so large."""
+    dense = [
         module
         for module in network.modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
-        and getattr(module, "groups", 1) == 1
-        and module.weight.numel() >= _SMALLEST_PRUNED_LAYER
+        if isinstance(module, nn.Conv2d | nn.Linear) and getattr(module, "groups", 1) == 1
     ]
+    return [layer for layer in dense if layer.weight.numel() >= _SMALLEST_PRUNED_LAYER] or dense
 
 
 def lamp_masks(weights: list[torch.Tensor], sparsity: float) -> list[torch.Tensor]:
     """Masks (1 keep, 0 drop; shaped as the weights) that drop the share `sparsity` of all weights by LAMP score."""
     scores = [_lamp_scores(weight.detach()) for weight in weights]
     flat = torch.cat([score.flatten() for score in scores])
-    dropped = int(round(sparsity * flat.numel()))
+    # The largest weight of each layer scores 1 and stays.
+    dropped = min(int(round(sparsity * flat.numel())), flat.numel() - len(weights))
     if dropped == 0:
         return [torch.ones_like(weight) for weight in weights]
     threshold = flat.kthvalue(dropped).values

@@ -1,1 +1,1 @@
-"""The one training loop that every technique uses. Needs torch, numpy and safetensors only."""
+"""The one training loop that every technique uses. Needs torch and numpy; checkpoints need safetensors."""

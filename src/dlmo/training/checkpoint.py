@@ -5,13 +5,13 @@ import os
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 
 def save(path: Path, tensors: dict[str, torch.Tensor], facts: dict) -> None:
     """Write tensors and a JSON-serializable record; a killed process leaves the old file or the new one."""
+    from safetensors.torch import save_file
+
     temporary = path.with_suffix(".part")
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(contiguous, temporary, {"dlmo": json.dumps(facts)})
@@ -20,6 +20,8 @@ def save(path: Path, tensors: dict[str, torch.Tensor], facts: dict) -> None:
 
 def load(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
     """The tensors and the record that `save` wrote."""
+    from safetensors import safe_open
+
     with safe_open(path, "pt") as file:
         record = json.loads((file.metadata() or {}).get("dlmo", "{}"))
         return {name: file.get_tensor(name) for name in file.keys()}, record  # noqa: SIM118  (not iterable itself)

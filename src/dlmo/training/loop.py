@@ -19,7 +19,7 @@ from dlmo.training.curve import Epoch
 from dlmo.training.device import Device, keep_freed_memory
 from dlmo.training.schedule import Augmentation, Schedule
 
-# A checkpoint at least this often (seconds), and always at the end of an epoch that passes this mark.
+# A checkpoint at the end of an epoch when the last one is older than this (seconds).
 _CHECKPOINT_SECONDS = 20.0
 
 
@@ -58,7 +58,7 @@ def train(
     torch.manual_seed(seed)
     steps_per_epoch = max(1, len(images) // schedule.batch_size)
     total = steps_per_epoch * schedule.epochs
-    network = technique.begin(network, total).to(device.name, memory_format=torch.channels_last)
+    network = technique.begin(network.to(device.name), total).to(device.name, memory_format=torch.channels_last)
     optimizer = _optimizer(network, schedule)
     pixels = torch.from_numpy(images.images).to(device.name)
     labels = torch.from_numpy(images.labels).to(device.name)

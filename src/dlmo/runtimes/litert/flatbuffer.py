@@ -97,7 +97,6 @@ class FileFacts:
     float_operators: tuple[str, ...]
     parameters: int
     macs: int
-    has_int8_activations: bool
 
 
 def facts(content: bytes) -> FileFacts:
@@ -124,7 +123,7 @@ def facts(content: bytes) -> FileFacts:
                 parameters += int(np.prod(graph.tensors[int(operator.inputs[2])].shape))
             positions = int(np.prod(output.shape[1:3])) if len(output.shape) == 4 else 1
             macs += count * positions
-    return FileFacts(dict(Counter(names)), tuple(in_float) if any_int8 else (), parameters, macs, any_int8)
+    return FileFacts(dict(Counter(names)), tuple(in_float) if any_int8 else (), parameters, macs)
 
 
 def write_atomically(path: os.PathLike | str, content: bytes) -> None:

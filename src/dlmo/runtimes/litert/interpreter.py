@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,20 +13,24 @@ from ai_edge_litert.interpreter import Interpreter
 from dlmo.data.preprocessing import to_input
 from dlmo.errors import UserError
 
+_STDERR = threading.RLock()
+
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silence what native libraries print to stderr by themselves (delegate notices, converter logs)."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(null)
-        os.close(saved)
+    # stderr belongs to the whole process: of several threads only one may exchange it at a time.
+    with _STDERR:
+        sys.stderr.flush()
+        saved = os.dup(2)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 2)
+        try:
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(null)
+            os.close(saved)
 
 
 class Runner:
@@ -46,6 +51,8 @@ class Runner:
             shapes = [entry["shape"].tolist() for entry in inputs]
             raise UserError(f"the model takes {shapes}, not one image of shape [1, height, width, channels]")
         self.input, self.output = inputs[0], outputs[0]
+        if np.dtype(self.input["dtype"]) not in (np.dtype(np.float32), np.dtype(np.int8), np.dtype(np.uint8)):
+            raise UserError(f"the model takes {np.dtype(self.input['dtype']).name}; dlmo feeds float32, int8 and uint8")
         if len(outputs) != 1 or self.output["shape"].size < 1 or np.prod(self.output["shape"][:-1]) != 1:
             shapes = [entry["shape"].tolist() for entry in outputs]
             raise UserError(f"the model gives {shapes}, not one score per class")
@@ -75,7 +82,8 @@ class Runner:
         if scores.dtype == np.float32:
             return scores
         scale, zero_point = self.output["quantization"]
-        return (scores.astype(np.float32) - zero_point) * scale
+        # A scale of 0 means that the file gives none; the order of the scores is the same without it.
+        return (scores.astype(np.float32) - zero_point) * (scale or 1.0)
 
     def delegation(self) -> tuple[int, float]:
         """How many delegated partitions the graph runs in, and the share of its nodes inside them, 0 to 1."""

@@ -1,0 +1,35 @@
+"""What long work reports to, whoever shows it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+Update = Callable[[float], None]
+
+
+class Progress(Protocol):
+    """What long work reports to."""
+
+    def total(self, expected_seconds: float | None) -> AbstractContextManager[None]:
+        """Around the whole work; expected_seconds: None where nobody knows."""
+
+    def stage(self, name: str, expected_seconds: float | None = None) -> AbstractContextManager[Update]:
+        """Around one stage; yields update(share done, 0 to 1). expected_seconds: its part of the total."""
+
+    def note(self, text: str) -> None:
+        """A line that stays."""
+
+
+class SilentProgress:
+    """Says nothing; for the Python API."""
+
+    @contextmanager
+    def total(self, expected_seconds: float | None) -> Iterator[None]:
+        yield
+
+    @contextmanager
+    def stage(self, name: str, expected_seconds: float | None = None) -> Iterator[Update]:
+        yield lambda share: None
+
+    def note(self, text: str) -> None:
+        pass

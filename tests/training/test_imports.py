@@ -1,0 +1,31 @@
+import subprocess
+import sys
+
+
+def test_training_needs_torch_and_numpy_alone():
+    """A GPU machine may have nothing else: no Pillow, no converter, no runtime, no pydantic."""
+    blocked = ("PIL", "ai_edge_litert", "ai_edge_quantizer", "litert_torch", "pydantic", "rich", "scipy", "sklearn",
+               "safetensors", "typer", "jinja2", "vl_convert")  # fmt: skip
+    code = f"""
+import sys
+for name in {blocked!r}:
+    sys.modules[name] = None
+import numpy as np, torch
+from dlmo import networks
+from dlmo.data.dataset import Split
+from dlmo.techniques.fake_quantization import QuantizationAwareTraining
+from dlmo.techniques.pruning import GradualMagnitudePruning
+from dlmo.training.device import best_device
+from dlmo.training.loop import train
+from dlmo.training.schedule import Augmentation, Schedule
+torch.set_num_threads(1)
+random = np.random.default_rng(0)
+data = Split(random.integers(0, 256, (32, 16, 16, 1), np.uint8), np.arange(32) % 2, ("",) * 32)
+for technique in (None, GradualMagnitudePruning(0.5, 5), QuantizationAwareTraining()):
+    network = networks.build("resnet8@0.5", classes=2, input_shape=(16, 16, 1))
+    train(network, data, data, Schedule(1, 16, 0.1, 0.1), Augmentation(True, 1, 2, 0.1), best_device(), 0,
+          technique=technique)
+print("trained")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "trained", done.stderr
