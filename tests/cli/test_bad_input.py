@@ -99,6 +99,13 @@ def test_an_unwritable_out(monkeypatch, capsys, tmp_path):
     assert code == 2 and "cannot write" in line
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder that nobody can write, not even root")
+def test_an_out_that_nobody_can_write_is_refused_before_any_work(monkeypatch, capsys, tmp_path):
+    code, line, _ = run(monkeypatch, capsys, tmp_path, "optimize", "digits", "--out", "/proc/self/out")
+    assert code == 2 and "cannot write" in line
+    assert not (tmp_path / "store").exists()
+
+
 def test_help_needs_neither_torch_nor_the_converter():
     probe = "import sys; sys.argv=['dlmo','--help']; import dlmo.cli\ntry: dlmo.cli.main()\nexcept SystemExit: pass\n"
     probe += "print([m for m in ('torch', 'numpy', 'litert_torch', 'ai_edge_litert', 'PIL') if m in sys.modules])"

@@ -8,7 +8,7 @@ from rich.console import Console
 from dlmo.errors import UserError
 from dlmo.measure.evaluate import Evaluation
 from dlmo.report.document import run_of
-from dlmo.report.terminal import print_document, print_evaluation, print_run, results_table
+from dlmo.report.terminal import print_evaluation, print_run, results_table
 
 
 def shown(printable, width=80):
@@ -108,7 +108,7 @@ def test_a_run_prints_alike_from_its_results_json(run, no_choice):
 @pytest.mark.parametrize("document", [{}, {"dataset": 3}, [], {"results": [{}]}])
 def test_a_strange_results_json_is_refused(document):
     with pytest.raises(UserError, match="not written by this version"):
-        print_document(document, Console(file=io.StringIO()))
+        run_of(document)
 
 
 def test_evaluation(run):
