@@ -42,6 +42,9 @@ Out = Annotated[Path | None, typer.Option(help="folder for the model, all artifa
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="seed of initial weights, order and augmentation")]
 Target = Annotated[str, typer.Option(help="where the model shall run: cpu")]
 
+# What shells call a command that Ctrl-C ended; typer turns a KeyboardInterrupt into it.
+_INTERRUPTED = 130
+
 
 @app.callback(invoke_without_command=True)
 def _version(version: Annotated[bool, typer.Option("--version", help="print the version and stop")] = False) -> None:
@@ -230,16 +233,19 @@ def main() -> None:
     from dlmo.errors import UserError
 
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        code = app(standalone_mode=False) or 0
     except UserError as error:
         _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("stopped; run the same command again to go on where it stopped", 130)
+        code = _INTERRUPTED
     except Exception as error:
         # Wrong options are the user's; anything else is ours and keeps its traceback.
         if not hasattr(error, "format_message"):
             raise
         _fail(error.format_message(), 2)
+    if code == _INTERRUPTED:
+        _fail("stopped; run the same command again to go on where it stopped", code)
+    sys.exit(code)
 
 
 def _fail(message: str, code: int) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -180,6 +181,23 @@ def test_killed_while_training_it_goes_on_and_ends_the_same(run, document, tmp_p
     assert [[r[name] for name in exact] for r in again["results"]] == [
         [r[name] for name in exact] for r in document["results"]
     ]
+
+
+def test_ctrl_c_ends_with_130_and_says_how_to_go_on(tmp_path):
+    environment = {**os.environ, "DLMO_STORE": str(tmp_path / "store")}
+    command = [sys.executable, "-m", "dlmo", *ARGUMENTS, "--out", str(tmp_path / "out")]
+    victim = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    seen = b""
+    for line in victim.stderr:
+        seen += line
+        if b"train resnet8" in line:
+            break
+    victim.send_signal(signal.SIGINT)
+    seen += victim.stderr.read()
+    assert victim.wait() == 130
+    assert seen.decode().splitlines()[-1].startswith("dlmo: stopped; run the same command again")
+    assert b"Traceback" not in seen
+    assert not (tmp_path / "out").exists()
 
 
 def test_nothing_is_written_outside_the_named_folders(run):
