@@ -17,6 +17,7 @@ class Result:
     the file, None where the system does not tell. delegated: share of the graph's nodes in `partitions` delegate
     partitions, 0 to 1. sparsity: share of zeros among the prunable weights. float_operators: computing operators
     of an int8 file that stayed in float. seconds: training time of the whole recipe; shared stages count in full.
+    repair: what an int8 file needed to keep its accuracy beyond plain ranges, in words; empty for nothing.
     artifact: file name inside the run's `artifacts` folder.
     """
 
@@ -48,6 +49,26 @@ class Result:
     artifact: str
     latency_source: str = "measured"
     ram_source: str = "measured"
+    repair: str = ""
+
+
+@dataclass(frozen=True)
+class Repair:
+    """Which rung of study.int8_repair was taken, and what each tried one lost against the float file.
+
+    lost: accuracy, 0 to 1, on `images` validation images.
+    """
+
+    rung: str
+    lost: dict[str, float]
+    images: int
+
+    def words(self) -> str:
+        """Empty where the first rung was enough."""
+        if len(self.lost) == 1:
+            return ""
+        tried = ", ".join(f"{name} lost {100 * lost:.1f}" for name, lost in self.lost.items())
+        return f"{self.rung} ({tried} points on {self.images} validation images)"
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,7 @@ def run_recipes(
             operators=facts.operators,
             float_operators=facts.float_operators,
             artifact=file_name(recipe, seed),
+            repair=repair.words() if (repair := artifact.repair()) else "",
         )
         outcomes.append(Outcome(result, content, test[index]))
     return outcomes, _curves(made)

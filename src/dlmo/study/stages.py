@@ -14,12 +14,13 @@ from dlmo.data.dataset import Dataset, Split
 from dlmo.progress import Progress
 from dlmo.runtimes.litert.flatbuffer import write_atomically
 from dlmo.study.recipe import Int8, Precision, Prune, Qat, Recipe, Step
+from dlmo.study.results import Repair
 from dlmo.study.store import Store, key_of
 from dlmo.training.curve import Epoch
 from dlmo.training.schedule import PROGRESSIVE_COST, Augmentation, Schedule
 
 # Raise a number when the stage's code changes what it would produce.
-_VERSIONS = {"train": 1, "technique": 1, "float": 1, "artifact": 1, "scores": 1}
+_VERSIONS = {"train": 1, "technique": 2, "float": 2, "artifact": 2, "scores": 1}
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,11 @@ class Artifact:
     path: Path
     trained: Trained
 
+    def repair(self) -> Repair | None:
+        """What an int8 file quantized after training needed to keep its accuracy."""
+        record = json.loads((self.path.parent / "repair.json").read_text())
+        return Repair(**record) if record else None
+
     def content(self) -> bytes:
         return self.path.read_bytes()
 
@@ -147,36 +153,47 @@ def _technique_key(workspace: Workspace, parent: str, step: Step, plan: NetworkP
 
 def convert(workspace: Workspace, trained: Trained, precision: Precision, seed: int) -> Artifact:
     """Turn a trained network into a .tflite file of the given precision."""
-    float_key = key_of("float", _VERSIONS["float"], {"trained": trained.key})
-
-    def make_float(folder: Path) -> None:
-        from dlmo.study.conversion import float_content
-
-        with workspace.progress.stage(f"convert {trained.network}"):
-            content = float_content(load_network(workspace, trained), workspace.dataset, trained.fake_quantized)
-        write_atomically(folder / "model.tflite", content)
-
     values = precision.model_dump()
     if isinstance(precision, Int8) and not trained.fake_quantized:
         values |= {"dataset": workspace.dataset.fingerprint, "seed": seed}
-    key = key_of("artifact", _VERSIONS["artifact"], {"float": float_key, "precision": precision.name, **values})
+    key = key_of("artifact", _VERSIONS["artifact"], {"trained": trained.key, "precision": precision.name, **values})
 
     def make(folder: Path) -> None:
         from dlmo.study.conversion import artifact_content
 
-        source = workspace.store.stage("float", float_key, make_float) / "model.tflite"
+        source = _float_content(workspace, trained, isinstance(precision, Int8))
         with workspace.progress.stage(f"{precision.name} {trained.network}"):
-            content = artifact_content(
-                source.read_bytes(),
+            content, repair = artifact_content(
+                source,
                 precision,
                 workspace.dataset,
                 seed,
                 fake_quantized=trained.fake_quantized,
                 pruned=trained.sparsity > 0,
             )
+        write_atomically(folder / "repair.json", json.dumps(asdict(repair) if repair else None).encode())
         write_atomically(folder / "model.tflite", content)
 
     return Artifact(key, workspace.store.stage("artifact", key, make) / "model.tflite", trained)
+
+
+def _float_content(workspace: Workspace, trained: Trained, for_int8: bool) -> bytes:
+    """The converter's file of a trained network; for int8 with operators that have int8 kernels."""
+    from dlmo.techniques.integer_form import integer_form, needs_integer_form
+
+    network = load_network(workspace, trained)
+    rewritten = for_int8 and needs_integer_form(network)
+
+    def make(folder: Path) -> None:
+        from dlmo.study.conversion import float_content
+
+        with workspace.progress.stage(f"convert {trained.network}"):
+            prepared = integer_form(network) if rewritten else network
+            content = float_content(prepared, workspace.dataset, trained.fake_quantized)
+        write_atomically(folder / "model.tflite", content)
+
+    key = key_of("float", _VERSIONS["float"], {"trained": trained.key, "integer_form": rewritten})
+    return (workspace.store.stage("float", key, make) / "model.tflite").read_bytes()
 
 
 def scores(workspace: Workspace, content: bytes, split_name: str) -> np.ndarray:
