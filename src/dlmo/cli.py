@@ -103,7 +103,9 @@ def optimize(
 
 @app.command()
 def study(
-    source: Source,
+    source: Annotated[
+        str, typer.Argument(help='as for optimize; or "paper": the reference study\'s grid on CIFAR-10 and CIFAR-100')
+    ],
     network: Networks = None,
     setup: Annotated[
         list[str] | None, typer.Option(help="setup to measure, may be repeated; default all; see `dlmo setups`")
@@ -117,10 +119,12 @@ def study(
     input_size: InputSize = None,
     group_by: GroupBy = None,
     stem: Stem = "auto",
+    data: Annotated[Path | None, typer.Option(help="for paper: folder with the official files of both")] = None,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
     """Measure setups and recipes on networks, side by side."""
+    from dlmo.errors import UserError
     from dlmo.strategy.optimize import Options
     from dlmo.strategy.optimize import study as work
 
@@ -128,6 +132,16 @@ def study(
         time=time, epochs=epochs, threads=threads, seeds=tuple(range(seeds)), input_size=input_size,
         group_by=group_by, stem=stem, target=target, out=out,
     )  # fmt: skip
+    if source == "paper":
+        if recipe:
+            raise UserError("--recipe: the paper's grid has setups only; leave it out, or name a data set")
+        from dlmo.strategy.paper import study_paper
+
+        found = study_paper(data, network=network or (), setup=setup or (), options=options, progress=_progress())
+        _print_paper(found, out, as_json)
+        return
+    if data is not None:
+        raise UserError("--data belongs to `dlmo study paper`; write the place into the source, as in cifar10:DIR")
     run = work(
         source, network=network or (), setup=setup or (), recipe=recipe or (), options=options, progress=_progress()
     )
@@ -275,6 +289,19 @@ def _print_run(run, out: Path | None, as_json: bool) -> None:
     print_run(run, _console())
     if out is not None:
         print(f"\nmodel: {out / 'model.tflite'}\nreport: {out / 'report.html'}")
+
+
+def _print_paper(found, out: Path | None, as_json: bool) -> None:
+    if as_json:
+        _print_json(found.to_json())
+        return
+    from dlmo.report.terminal import print_findings, print_run
+
+    for run in found.runs.values():
+        print_run(run, _console())
+    print_findings(found.findings, _console())
+    if out is not None:
+        print(f"\ncomparison: {out / 'study.md'}\npage: {out / 'report.html'}")
 
 
 def _print_json(document: object) -> None:

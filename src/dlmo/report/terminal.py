@@ -12,7 +12,10 @@ from dlmo.report import wording
 from dlmo.study.results import Choice, Result, Run, StepWorth
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dlmo.measure.evaluate import Evaluation
+    from dlmo.strategy.findings import Finding
 
 CHOSEN = ">"  # plain characters: they survive every terminal, font and log file
 FRONT = "*"
@@ -36,6 +39,15 @@ def print_run(run: Run, console: Console) -> None:
     if run.notes:
         _heading(console, "Notes")
         _print_list(console, run.notes)
+
+
+def print_findings(findings: Sequence[Finding], console: Console) -> None:
+    """The study's claims and what became of them here."""
+    _heading(console, "The study's findings, measured here")
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for finding in findings:
+        table.add_row(finding.claim, finding.verdict)
+    console.print(table)
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:

@@ -75,7 +75,10 @@ def optimize(
         return [for_setup(name, code) for name in named or default_networks(images) for code in SETUPS]
 
     command = _command("optimize", source, arguments)
-    return _run(source, command, recipes_for, bool(named), budget, options, progress)
+    run, _, _ = _run(source, command, recipes_for, bool(named), budget, options, progress)
+    if run.choice is None:
+        raise BudgetError(run)
+    return run
 
 
 def study(
@@ -88,7 +91,18 @@ def study(
     progress: Progress | None = None,
 ) -> Run:
     """Measure setups on networks, and further recipes as given. No setup means all of the study's."""
-    options = options or Options(time=None)
+    return study_outcomes(source, network, setup, recipe, options or Options(time=None), progress)[0]
+
+
+def study_outcomes(
+    source: str | Path,
+    network: Sequence[str],
+    setup: Sequence[str],
+    recipe: Sequence[str],
+    options: Options,
+    progress: Progress | None,
+) -> tuple[Run, list[Outcome], Dataset]:
+    """The same, with every file, its scores and the data, for whoever compares further."""
     codes = [code for entry in setup for code in entry.split(",")]
     if codes and not network:
         raise UserError("--setup needs --network NAME: a setup is measured on networks (see `dlmo networks`)")
@@ -109,7 +123,7 @@ def _run(
     budget: Budget | None,
     options: Options,
     progress: Progress | None,
-) -> Run:
+) -> tuple[Run, list[Outcome], Dataset]:
     """recipes_for: the recipes to run for so many training images."""
     progress = progress or SilentProgress()
     seconds = None if options.time is None else parse_duration("--time", options.time)
@@ -140,9 +154,7 @@ def _run(
     run, best = _conclude(command, workspace, plan, budget, options, outcomes, curves)
     if options.folder is not None:
         write_run(options.folder, run, best, outcomes, dataset, options.group_by)
-    if budget is not None and run.choice is None:
-        raise BudgetError(run)
-    return run
+    return run, outcomes, dataset
 
 
 def _check(options: Options, recipes: list[Recipe]) -> None:

@@ -160,7 +160,7 @@ class Run:
         names = [entry.name for entry in fields(Result)]
         writer.writerow(names)
         for result in self.results:
-            writer.writerow([_cell(getattr(result, name)) for name in names])
+            writer.writerow([csv_cell(getattr(result, name)) for name in names])
         return text.getvalue()
 
 
@@ -173,7 +173,8 @@ def pareto_front(results: tuple[Result, ...], cost: str) -> list[Result]:
     return front
 
 
-def _cell(value: object) -> object:
+def csv_cell(value: object) -> object:
+    """A field of a result as CSV wants it."""
     if isinstance(value, dict):
         return " ".join(f"{name}:{count}" for name, count in value.items())
     if isinstance(value, tuple):
