@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dlmo.data.decode import ImageError, read_input
+from dlmo.data.image import ImageError, read_input
 from dlmo.data.preprocessing import Preprocessing
 from dlmo.errors import UserError
 from dlmo.measure.evaluate import read_model
