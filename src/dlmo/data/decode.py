@@ -78,7 +78,7 @@ def in_parallel(work: Callable[[int], None], count: int, workers: int | None, pr
             work(index)
 
     starts = range(0, count, CHUNK)
-    pool = ThreadPoolExecutor(workers or _available_cpus())
+    pool = ThreadPoolExecutor(workers or available_cpus())
     try:
         with warnings.catch_warnings():
             # Images this large are refused by MAX_PIXELS, with a reason; Pillow's own warning names no file.
@@ -90,7 +90,7 @@ def in_parallel(work: Callable[[int], None], count: int, workers: int | None, pr
         pool.shutdown(cancel_futures=True)
 
 
-def _available_cpus() -> int:
+def available_cpus() -> int:
     """CPUs this process may use, where the system tells; else all of them."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
