@@ -17,7 +17,7 @@ _HOMES = {
     "study": "dlmo.strategy.optimize",
     "Options": "dlmo.strategy.optimize",
     "evaluate": "dlmo.measure.evaluate",
-    "package": "dlmo.package.make",
+    "make_package": "dlmo.package.make",
     "verify": "dlmo.package.verify",
     "predict": "dlmo.package.predict",
     "UserError": "dlmo.errors",

@@ -164,7 +164,7 @@ def package(
     ] = None,
 ) -> None:
     """Write what is needed to ship a model: with runner, C array, golden images and self-test."""
-    from dlmo.package.make import package as work
+    from dlmo.package.make import make_package as work
 
     print(work(run, out, artifact))
 

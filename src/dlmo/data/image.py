@@ -55,7 +55,8 @@ def read_image(stream: BinaryIO, input_side: int) -> Image.Image:
             # Like this a 12-megapixel photo costs a third, and Preprocessing still averages real pixels.
             image.draft(None, (DRAFT_FACTOR * input_side, DRAFT_FACTOR * input_side))
             image.load()
-            return _grey_or_rgb(ImageOps.exif_transpose(image))
+            ImageOps.exif_transpose(image, in_place=True)
+            return _grey_or_rgb(image)
         except ImageError:
             raise
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged data
@@ -104,9 +105,15 @@ def _grey_or_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("1", "L"):
         return image.convert("L")
     image = image.convert("RGB")
+    return image.getchannel(0) if _is_grey(image) else image
+
+
+def _is_grey(image: Image.Image) -> bool:
+    """Whether the three channels of an RGB image are equal everywhere."""
+    if len(set(image.getpixel((image.width // 2, image.height // 2)))) > 1:
+        return False  # most colour images show it here, which costs far less than looking at every pixel
     pixels = np.asarray(image)
-    is_grey = np.array_equal(pixels[..., 0], pixels[..., 1]) and np.array_equal(pixels[..., 1], pixels[..., 2])
-    return image.getchannel(0) if is_grey else image
+    return np.array_equal(pixels[..., 0], pixels[..., 1]) and np.array_equal(pixels[..., 1], pixels[..., 2])
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -16,7 +16,7 @@ from dlmo.runtimes.litert.flatbuffer import write_atomically
 from dlmo.study.results import Choice, Run
 
 
-def package(run: str | Path, out: str | Path, artifact: str | None = None) -> Path:
+def make_package(run: str | Path, out: str | Path, artifact: str | None = None) -> Path:
     """Write the package of a run's model to `out`, a folder or a name that ends in .zip; returns `out`.
 
     run: a folder that `dlmo optimize`, `study` or `compress` wrote. artifact: the name of one of its `artifacts`,

@@ -1,6 +1,7 @@
 """Classifying many image files with a package: with numpy, Pillow and LiteRT alone, on all cores."""
 
 import multiprocessing
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -76,7 +77,7 @@ def predictions(
         except BrokenProcessPool:
             raise UserError("a process that read images was killed (out of memory?); give fewer images") from None
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
 
 
 def _files(path: Path) -> list[Path]:
@@ -105,8 +106,9 @@ def _context() -> multiprocessing.context.BaseContext:
 
 
 def _begin(parts: tuple[bytes, list[str], dict], top: int) -> None:
-    """In a worker: its own interpreter."""
+    """In a worker: its own interpreter. Ctrl-C is the parent's to handle."""
     global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     with quiet():
         _worker = Model(*parts), top
 
