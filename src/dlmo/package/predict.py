@@ -101,8 +101,9 @@ def _classify(model: Model, file: Path, top: int) -> Prediction | Unreadable:
 
 
 def _context() -> multiprocessing.context.BaseContext:
-    """Forked processes start in milliseconds; only on Linux are they safe beside native libraries."""
-    return multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    """Forked processes start in milliseconds. A fork copies no thread: not beside libraries that wait for theirs."""
+    may_fork = sys.platform == "linux" and not {"torch", "jax"} & sys.modules.keys()
+    return multiprocessing.get_context("fork" if may_fork else "spawn")
 
 
 def _begin(parts: tuple[bytes, list[str], dict], top: int) -> None:
