@@ -17,6 +17,8 @@ _HOMES = {
     "study": "dlmo.strategy.optimize",
     "Options": "dlmo.strategy.optimize",
     "evaluate": "dlmo.measure.evaluate",
+    "make_package": "dlmo.package.make",
+    "verify": "dlmo.package.verify",
     "predict": "dlmo.package.predict",
     "UserError": "dlmo.errors",
     "BudgetError": "dlmo.errors",

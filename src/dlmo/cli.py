@@ -170,22 +170,65 @@ def evaluate(
 
 
 @app.command()
+def package(
+    run: Annotated[Path, typer.Argument(help="a folder that `dlmo optimize`, `study` or `compress` wrote")],
+    out: Annotated[Path, typer.Option(help="folder to make, or a file that ends in .zip")],
+    artifact: Annotated[
+        str | None, typer.Option(help="name of a file in the run's artifacts/, for another than the chosen one")
+    ] = None,
+) -> None:
+    """Write what is needed to ship a model: with runner, C array, golden images and self-test."""
+    from dlmo.package.make import make_package as work
+
+    print(work(run, out, artifact))
+
+
+@app.command()
+def verify(
+    package: Annotated[Path, typer.Argument(help="a package: a folder or a .zip")], as_json: Json = False
+) -> None:
+    """Check a package's files and run its golden images on this machine; exit code 1 if the answers differ."""
+    from dlmo.package.run import describe
+    from dlmo.package.verify import verify as work
+
+    found = work(package)
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        print(f"{found.package}: {found.files} files as in the manifest; {describe(found.replay)}")
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
 def predict(
-    package: Annotated[Path, typer.Argument(help="a folder that `dlmo optimize --out` wrote")],
-    images: Annotated[list[Path], typer.Argument(help="image files")],
+    package: Annotated[Path, typer.Argument(help="a package: a folder or a .zip, also a run's folder")],
+    images: Annotated[list[Path], typer.Argument(help="image files, and folders of them")],
     top: Annotated[int, typer.Option(min=1, help="how many classes to print")] = 3,
     as_json: Json = False,
 ) -> None:
-    """Classify images with a package."""
-    from dlmo.package.predict import predict as work
+    """Classify images with a package. Files that cannot be read are named on stderr and left out; exit code 2 if
+    none could be read."""
+    from dlmo.package.predict import Prediction, predictions
 
-    predictions = work(package, images, top)
+    answers = []
+    read = 0
+    for answer in predictions(package, images, top):
+        good = isinstance(answer, Prediction)
+        read += good
+        if not good:
+            print(f"dlmo: left out {answer.image}: {answer.reason}", file=sys.stderr)
+        if as_json:
+            answers.append(answer.to_json())
+        elif good:
+            best = ", ".join(f"{name} {share:.1%}" for name, share in zip(answer.classes, answer.shares))
+            print(f"{answer.image}: {best}")
     if as_json:
-        _print_json([prediction.to_json() for prediction in predictions])
-        return
-    for prediction in predictions:
-        best = ", ".join(f"{name} {share:.1%}" for name, share in zip(prediction.classes, prediction.shares))
-        print(f"{prediction.image}: {best}")
+        _print_json(answers)
+    if not read:
+        from dlmo.errors import UserError
+
+        raise UserError("no image could be read; give image files or folders of them")
 
 
 @app.command()
