@@ -17,6 +17,7 @@ _HOMES = {
     "study": "dlmo.strategy.optimize",
     "Options": "dlmo.strategy.optimize",
     "evaluate": "dlmo.measure.evaluate",
+    "FeedOptions": "dlmo.measure.feeding",
     "predict": "dlmo.package.predict",
     "UserError": "dlmo.errors",
     "BudgetError": "dlmo.errors",
