@@ -18,6 +18,7 @@ _HOMES = {
     "Options": "dlmo.strategy.optimize",
     "evaluate": "dlmo.measure.evaluate",
     "FeedOptions": "dlmo.measure.feeding",
+    "inspect": "dlmo.measure.layers",
     "predict": "dlmo.package.predict",
     "UserError": "dlmo.errors",
     "BudgetError": "dlmo.errors",

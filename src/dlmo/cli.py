@@ -48,6 +48,9 @@ Mean = Annotated[
 Std = Annotated[str | None, typer.Option(help="see --mean")]
 Scale = Annotated[float | None, typer.Option(help="see --mean; 255 feeds 0 to 1")]
 Layout = Annotated[str, typer.Option(help="order of the input's sides: auto, nhwc, nchw")]
+OpenSize = Annotated[
+    int | None, typer.Option("--input-size", help="side of the input in pixels, for a file that leaves it open")
+]
 ChannelOrder = Annotated[str, typer.Option(help="order of the input's channels: rgb, bgr")]
 
 # What shells call a command that Ctrl-C ended; typer turns a KeyboardInterrupt into it.
@@ -155,9 +158,7 @@ def evaluate(
     scale: Scale = None,
     layout: Layout = "auto",
     channel_order: ChannelOrder = "rgb",
-    input_size: Annotated[
-        int | None, typer.Option(help="side of the input in pixels, for a file that leaves it open")
-    ] = None,
+    input_size: OpenSize = None,
     as_json: Json = False,
 ) -> None:
     """Accuracy, size, latency and memory of a .tflite file, also of one dlmo did not make."""
@@ -165,15 +166,40 @@ def evaluate(
     from dlmo.measure.feeding import FeedOptions
 
     feed = FeedOptions(mean, std, scale, layout, channel_order, input_size, labels)
-    evaluation = work(
-        model, source, split=split, threads=threads, group_by=group_by, feed=feed, progress=_progress()
-    )  # fmt: skip
+    evaluation = work(model, source, split=split, threads=threads, group_by=group_by, feed=feed, progress=_progress())
     if as_json:
         _print_json(evaluation.to_json())
         return
     from dlmo.report.terminal import print_evaluation
 
     print_evaluation(evaluation, _console())
+
+
+@app.command()
+def inspect(
+    model: Model,
+    source: Annotated[str | None, typer.Argument(help="the data to compare on, with --against; see optimize")] = None,
+    against: Annotated[Path | None, typer.Option(help="the float .tflite file of the same network")] = None,
+    mean: Mean = None,
+    std: Std = None,
+    scale: Scale = None,
+    layout: Layout = "auto",
+    channel_order: ChannelOrder = "rgb",
+    input_size: OpenSize = None,
+    as_json: Json = False,
+) -> None:
+    """Operators of a .tflite file one by one; against its float file, which of them lose the accuracy."""
+    from dlmo.measure.feeding import FeedOptions
+    from dlmo.measure.layers import inspect as work
+
+    feed = FeedOptions(mean, std, scale, layout, channel_order, input_size)
+    inspection = work(model, against=against, source=source, feed=feed, progress=_progress())
+    if as_json:
+        _print_json(inspection.to_json())
+        return
+    from dlmo.report.layers import print_inspection
+
+    print_inspection(inspection, _console())
 
 
 @app.command()

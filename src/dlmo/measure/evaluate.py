@@ -1,16 +1,15 @@
 """Judging any .tflite file on a data set. Whatever touches the file runs in a child process."""
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from dlmo.data import Dataset, Split, load
+from dlmo.data import Split
 from dlmo.errors import UserError
 from dlmo.measure.accuracy import accuracy
-from dlmo.measure.feeding import Feed, FeedOptions, choose_feed, choose_labels, common_feeds, output_of_class
+from dlmo.measure.feeding import Feed, FeedOptions, choose_feed, choose_labels, common_feeds, load_for, output_of_class
 from dlmo.measure.isolated import Child
 from dlmo.measure.latency import machine
 from dlmo.measure.probe import Probe, latency_of, probe_file, scores_of
@@ -93,7 +92,7 @@ def evaluate(
             probe = Probe(**child.call(probe_file, content, options.layout, options.size, update=update))
         chosen = choose_feed(options, path, probe)
         with progress.stage(f"read {source}"):
-            dataset = _load(source, probe.size, probe.channels, group_by, path.parent / "preprocessing.json", progress)
+            dataset = load_for(source, path, probe, group_by, progress)
         images: Split = getattr(dataset, split)
         labels, labels_source = choose_labels(options, path, probe.labels, dataset.classes)
         outputs = output_of_class(path, probe.classes, labels, labels_source, dataset.name, dataset.classes)
@@ -179,29 +178,3 @@ def read_model(path: Path) -> bytes:
     if content[4:8] != b"TFL3":
         raise UserError(f"{path} is no .tflite file (its identifier is missing)")
     return content
-
-
-def _load(
-    source: str | Path,
-    size: tuple[int, int],
-    channels: int,
-    group_by: str | None,
-    sidecar: Path,
-    progress: Progress,
-) -> Dataset:
-    """The data set, split as the sidecar notes where the user says nothing else and the source allows it."""
-    noted = None if group_by is not None else _noted_group_by(sidecar)
-    if noted is not None:
-        try:
-            return load(source, input_size=size, channels=channels, group_by=noted)
-        except UserError:
-            progress.note(f"{sidecar} notes groups that {source} does not have; split without them")
-    return load(source, input_size=size, channels=channels, group_by=group_by or None)
-
-
-def _noted_group_by(sidecar: Path) -> str | None:
-    try:
-        noted = json.loads(sidecar.read_text())["split"]["group_by"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return noted if isinstance(noted, str) else None

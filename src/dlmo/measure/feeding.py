@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from dlmo.data import Dataset, load
 from dlmo.data.options import check_size
 from dlmo.data.preprocessing import Normalization, natural_normalization
 from dlmo.errors import UserError
 from dlmo.measure.probe import Probe
+from dlmo.progress import Progress
 from dlmo.runtimes.litert.interpreter import LAYOUTS
 from dlmo.runtimes.litert.metadata import label_lines
 
@@ -134,6 +136,28 @@ def output_of_class(
     if missing:
         raise UserError(f"{dataset} has classes that {source} does not list: {', '.join(missing[:5])}")
     return np.array([labels.index(name) for name in classes])
+
+
+def load_for(source: str | Path, model: Path, probe: Probe, group_by: str | None, progress: Progress) -> Dataset:
+    """The data set in the model's size and channels.
+
+    Split as preprocessing.json beside the model notes, where the user says nothing else and the source allows it.
+    """
+    noted = None if group_by is not None else _noted_group_by(model.parent / "preprocessing.json")
+    if noted is not None:
+        try:
+            return load(source, input_size=tuple(probe.size), channels=probe.channels, group_by=noted)
+        except UserError:
+            progress.note(f"the groups noted beside {model} are not in {source}; split without them")
+    return load(source, input_size=tuple(probe.size), channels=probe.channels, group_by=group_by or None)
+
+
+def _noted_group_by(sidecar: Path) -> str | None:
+    try:
+        noted = json.loads(sidecar.read_text())["split"]["group_by"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return noted if isinstance(noted, str) else None
 
 
 def common_feeds(chosen: Feed, channels: int) -> dict[str, Feed]:

@@ -42,15 +42,23 @@ class Runner:
     """One interpreter over one file that maps an image to one vector of class scores.
 
     layout: nhwc, nchw, or auto: where the input's shape has its 1 or 3 channels. size: height and width of the image
-    for a file that leaves them open; None where the file must say. Raises UserError when the file is no such model.
+    for a file that leaves them open; None where the file must say. keep_tensors: what every operator computed can be
+    read after a run, which is slower. Raises UserError when the file is no such model.
     """
 
     def __init__(
-        self, content: bytes, threads: int = 1, layout: str = "auto", size: tuple[int, int] | None = None
+        self,
+        content: bytes,
+        threads: int = 1,
+        layout: str = "auto",
+        size: tuple[int, int] | None = None,
+        keep_tensors: bool = False,
     ) -> None:
         try:
             with quiet():
-                self.interpreter = Interpreter(model_content=content, num_threads=threads)
+                self.interpreter = Interpreter(
+                    model_content=content, num_threads=threads, experimental_preserve_all_tensors=keep_tensors
+                )
                 self.layout, shape = _input_layout(self.interpreter.get_input_details(), layout, size)
                 self._allocate(shape)
                 self.input, outputs = self.interpreter.get_input_details()[0], self.interpreter.get_output_details()
