@@ -19,6 +19,8 @@ _HOMES = {
     "evaluate": "dlmo.measure.evaluate",
     "make_package": "dlmo.package.make",
     "verify": "dlmo.package.verify",
+    "FeedOptions": "dlmo.measure.feeding",
+    "inspect": "dlmo.measure.layers",
     "predict": "dlmo.package.predict",
     "UserError": "dlmo.errors",
     "BudgetError": "dlmo.errors",

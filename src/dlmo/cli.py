@@ -41,6 +41,17 @@ Stem = Annotated[str, typer.Option(help="the networks' first layers: auto, small
 Out = Annotated[Path | None, typer.Option(help="folder for the model, all artifacts and the reports")]
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="seed of initial weights, order and augmentation")]
 Target = Annotated[str, typer.Option(help="where the model shall run: cpu")]
+Labels = Annotated[Path | None, typer.Option(help="file with one class name a line, in the order of the outputs")]
+Mean = Annotated[
+    str | None, typer.Option(help="input is (pixel / scale - mean) / std, pixels 0 to 255; one number or one a channel")
+]
+Std = Annotated[str | None, typer.Option(help="see --mean")]
+Scale = Annotated[float | None, typer.Option(help="see --mean; 255 feeds 0 to 1")]
+Layout = Annotated[str, typer.Option(help="order of the input's sides: auto, nhwc, nchw")]
+OpenSize = Annotated[
+    int | None, typer.Option("--input-size", help="side of the input in pixels, for a file that leaves it open")
+]
+ChannelOrder = Annotated[str, typer.Option(help="order of the input's channels: rgb, bgr")]
 
 # What shells call a command that Ctrl-C ended; typer turns a KeyboardInterrupt into it.
 _INTERRUPTED = 130
@@ -155,12 +166,21 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, validation or test")] = "test",
     threads: Threads = 1,
     group_by: GroupBy = None,
+    labels: Labels = None,
+    mean: Mean = None,
+    std: Std = None,
+    scale: Scale = None,
+    layout: Layout = "auto",
+    channel_order: ChannelOrder = "rgb",
+    input_size: OpenSize = None,
     as_json: Json = False,
 ) -> None:
     """Accuracy, size, latency and memory of a .tflite file, also of one dlmo did not make."""
     from dlmo.measure.evaluate import evaluate as work
+    from dlmo.measure.feeding import FeedOptions
 
-    evaluation = work(model, source, split=split, threads=threads, group_by=group_by, progress=_progress())
+    feed = FeedOptions(mean, std, scale, layout, channel_order, input_size, labels)
+    evaluation = work(model, source, split=split, threads=threads, group_by=group_by, feed=feed, progress=_progress())
     if as_json:
         _print_json(evaluation.to_json())
         return
@@ -198,6 +218,33 @@ def verify(
         print(f"{found.package}: {found.files} files as in the manifest; {describe(found.replay)}")
     if not found.passed:
         raise typer.Exit(1)
+
+
+@app.command()
+def inspect(
+    model: Model,
+    source: Annotated[str | None, typer.Argument(help="the data to compare on, with --against; see optimize")] = None,
+    against: Annotated[Path | None, typer.Option(help="the float .tflite file of the same network")] = None,
+    mean: Mean = None,
+    std: Std = None,
+    scale: Scale = None,
+    layout: Layout = "auto",
+    channel_order: ChannelOrder = "rgb",
+    input_size: OpenSize = None,
+    as_json: Json = False,
+) -> None:
+    """Operators of a .tflite file one by one; against its float file, which of them lose the accuracy."""
+    from dlmo.measure.feeding import FeedOptions
+    from dlmo.measure.layers import inspect as work
+
+    feed = FeedOptions(mean, std, scale, layout, channel_order, input_size)
+    inspection = work(model, against=against, source=source, feed=feed, progress=_progress())
+    if as_json:
+        _print_json(inspection.to_json())
+        return
+    from dlmo.report.layers import print_inspection
+
+    print_inspection(inspection, _console())
 
 
 @app.command()

@@ -66,7 +66,12 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
         "delegated": f"{evaluation.delegated * 100:.0f} % of nodes, partitions: {evaluation.partitions}",
         "operators": ", ".join(f"{name} {number}" for name, number in evaluation.operators.items()),
         "in float": ", ".join(evaluation.float_operators),
+        "input": f"{wording.input_shape({'input': evaluation.input})} {evaluation.input_dtype}, {evaluation.layout}"
+        + (", bgr" if evaluation.channel_order == "bgr" else ""),
+        "fed": f"{evaluation.normalization} (from: {evaluation.normalization_source})",
+        "outputs": f"{evaluation.output_dtype}, named by {evaluation.labels_source}",
         "machine": wording.machine_words(evaluation.machine),
+        "note": "\n".join(evaluation.notes),
     }
     _say(console, evaluation.model, "bold")
     table = Table.grid(padding=(0, 2, 0, 0))
