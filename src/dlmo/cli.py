@@ -40,7 +40,12 @@ GroupBy = Annotated[
 Stem = Annotated[str, typer.Option(help="the networks' first layers: auto, small, medium, large")]
 Out = Annotated[Path | None, typer.Option(help="folder for the model, all artifacts and the reports")]
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="seed of initial weights, order and augmentation")]
-Target = Annotated[str, typer.Option(help="where the model shall run: cpu")]
+Target = Annotated[
+    str,
+    typer.Option(
+        help="where the model shall run: cpu; mcu (TensorFlow Lite Micro); npu[:ACCELERATOR] (Arm Ethos-U, estimated)"
+    ),
+]
 
 # What shells call a command that Ctrl-C ended; typer turns a KeyboardInterrupt into it.
 _INTERRUPTED = 130

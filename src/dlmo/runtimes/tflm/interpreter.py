@@ -94,7 +94,7 @@ class _Child:
     """One child process with one interpreter; see child.py for what is said between them."""
 
     def __init__(self, content: bytes) -> None:
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115, closed by __exit__
         self._process = subprocess.Popen(
             [sys.executable, "-m", "dlmo.runtimes.tflm.child"],
             stdin=subprocess.PIPE,
