@@ -51,7 +51,9 @@ def balance(result: Result, reference: Result, budget: Budget) -> float:
     One error more than was seen is counted, so that no errors among few images are not taken for none at all.
     """
     size = math.log2(reference.size_bytes / result.size_bytes)
-    running = math.log2(_running(reference, budget.running_cost) / _running(result, budget.running_cost))
+    before, after = (_running(r, budget.running_cost) for r in (reference, result))
+    # Against a reference of unknown cost only size and errors count; an unknown cost itself comes last.
+    running = -math.inf if after == math.inf else 0.0 if before == math.inf else math.log2(before / after)
     return size + running + math.log(_errors(reference) / _errors(result), _ERRORS_PER_HALVING)
 
 
