@@ -40,7 +40,12 @@ GroupBy = Annotated[
 Stem = Annotated[str, typer.Option(help="the networks' first layers: auto, small, medium, large")]
 Out = Annotated[Path | None, typer.Option(help="folder for the model, all artifacts and the reports")]
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="seed of initial weights, order and augmentation")]
-Target = Annotated[str, typer.Option(help="where the model shall run: cpu")]
+Target = Annotated[
+    str,
+    typer.Option(
+        help="where the model shall run: cpu; mcu (TensorFlow Lite Micro); npu[:ACCELERATOR] (Arm Ethos-U, estimated)"
+    ),
+]
 Labels = Annotated[Path | None, typer.Option(help="file with one class name a line, in the order of the outputs")]
 Mean = Annotated[
     str | None, typer.Option(help="input is (pixel / scale - mean) / std, pixels 0 to 255; one number or one a channel")

@@ -1,7 +1,7 @@
 import pytest
 
 from dlmo.errors import UserError
-from dlmo.strategy.budget import make_budget, parse_duration, parse_size
+from dlmo.strategy.budget import make_budget, parse_duration, parse_size, without_latency
 
 
 @pytest.mark.parametrize("text, size", [("100KB", 100_000), ("96KiB", 98_304), ("1.5MB", 1_500_000), ("7", 7)])
@@ -34,3 +34,11 @@ def test_unknown_service_and_shares_outside_0_to_1():
         make_budget("low", min_accuracy=90)
     with pytest.raises(UserError, match="--max-drop -0.1"):
         make_budget("low", max_drop=-0.1)
+
+
+def test_a_target_without_latency_is_judged_by_ram():
+    budget = without_latency(make_budget("mid", max_ram="64KB"), "mcu", None)
+    assert (budget.max_latency_ms, budget.max_ram, budget.running_cost) == (None, 64_000, "ram_bytes")
+    assert budget.words()["goal"] == "best balance of accuracy, RAM and size"
+    with pytest.raises(UserError, match="--max-latency.*target mcu"):
+        without_latency(budget, "mcu", "3ms")

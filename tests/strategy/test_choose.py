@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 from dlmo.measure.statistics import PairedTest
-from dlmo.strategy.budget import make_budget
+from dlmo.strategy.budget import make_budget, without_latency
 from dlmo.strategy.choose import explain, nearest, pick, step_worth
 from dlmo.study.recipe import for_setup
 from dlmo.study.results import Result, pareto_front
@@ -96,3 +96,19 @@ def test_advice_is_derived_from_the_measurements():
 
 def test_pareto_front_keeps_what_nothing_beats():
     assert pareto_front(tuple(ALL), "size_bytes") == [PRQ, FIQ, F16]
+
+
+def test_without_latency_ram_takes_its_place():
+    budget = without_latency(make_budget("mid"), "mcu", None)
+    untimed = {"latency_ms": None, "latency_p90_ms": None}
+    plain = result(**untimed, ram_bytes=8000)
+    lean = result("FIQ", **untimed, validation_accuracy=0.895, size_bytes=300, ram_bytes=2000)
+    assert pick([plain, lean], budget) is lean
+    assert pick([plain, replace(lean, ram_bytes=None)], budget) is plain
+    high = without_latency(make_budget("high"), "mcu", None)
+    assert pick([plain, replace(plain, ram_bytes=7000)], high).ram_bytes == 7000
+    choice = explain(lean, [plain, lean], budget, same)
+    assert any("4.0x less RAM" in reason for reason in choice.reasons)
+    (worth,) = choice.worth
+    assert (worth.latency_ratio, worth.ram_ratio) == (None, 0.25)
+    assert "latency is not known" in nearest([plain], make_budget("mid"))[0]

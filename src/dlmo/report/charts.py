@@ -59,6 +59,8 @@ def charts(run: Run) -> dict[str, dict]:
         drawn["chart-size"] = scatter(run, "size_bytes", "file size in KB", wording.KB)
     if any(_plottable(result, "latency_ms") for result in run.results):
         drawn["chart-latency"] = scatter(run, "latency_ms", "latency p50 in ms", 1)
+    elif any(_plottable(result, "ram_bytes") for result in run.results):
+        drawn["chart-ram"] = scatter(run, "ram_bytes", "RAM in KB", wording.KB)
     if any(run.curves.values()):
         drawn["chart-accuracy-curve"] = curve(run, "validation_accuracy", "validation accuracy in %", 100)
         drawn["chart-loss-curve"] = curve(run, "loss", "training loss", 1)
@@ -242,7 +244,7 @@ def _cell_size(classes: int) -> int:
 
 def _plottable(result: Result, cost: str) -> bool:
     value = getattr(result, cost)
-    return math.isfinite(value) and value > 0
+    return wording.is_known(value) and value > 0
 
 
 def _point(result: Result, cost: str, unit: float) -> dict:
@@ -257,6 +259,7 @@ def _point(result: Result, cost: str, unit: float) -> dict:
         "interval": wording.interval(result),
         "size": f"{wording.kilobytes(result.size_bytes)} KB",
         "latency": f"{wording.milliseconds(result.latency_ms)} ms",
+        "ram": f"{wording.kilobytes(result.ram_bytes)} KB",
     }
 
 
@@ -273,6 +276,7 @@ def _tooltips() -> list[dict]:
         {"field": "interval", "type": "nominal", "title": "95 % interval"},
         {"field": "size", "type": "nominal"},
         {"field": "latency", "type": "nominal"},
+        {"field": "ram", "type": "nominal", "title": "RAM"},
     ]
     return fields
 

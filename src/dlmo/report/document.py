@@ -36,5 +36,5 @@ def _choice(entry: dict) -> Choice:
 
 
 def _result(entry: dict) -> Result:
-    known = {field.name: entry[field.name] for field in fields(Result)}
+    known = {field.name: entry[field.name] for field in fields(Result) if field.name in entry}
     return Result(**known | {"float_operators": tuple(known["float_operators"])})

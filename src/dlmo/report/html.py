@@ -53,7 +53,7 @@ COLUMNS = (
     ("zip KB", "the same file compressed"),
     ("p50 ms", "latency of one image, median"),
     ("p90 ms", "latency of one image, 90 % are faster"),
-    ("RAM KB", "growth of the process's peak memory"),
+    ("RAM KB", "memory to run it; see below how it was got"),
     ("delegated", "share of the graph's nodes run by the accelerated kernels, in how many parts"),
     ("float operators", "computing operators of an int8 file that stayed in float"),
     ("zeros", "share of zeros among the prunable weights"),
@@ -136,7 +136,7 @@ def _rows(run: Run) -> list[Row]:
 
 def _cells(result: Result) -> tuple[Cell, ...]:
     """In the order of COLUMNS."""
-    guessed = "" if result.latency_source == "measured" else "~"
+    guessed = "" if result.latency_source == "measured" or result.latency_ms is None else "~"
     ram_guessed = "" if result.ram_source == "measured" or result.ram_bytes is None else "~"
     floats = ", ".join(result.float_operators)
     return (
@@ -166,7 +166,7 @@ def _extremes(run: Run) -> list[tuple[str, Result]]:
     """What a run without a choice is summed up by."""
     if not run.results:
         return []
-    timed = [result for result in run.results if math.isfinite(result.latency_ms)]
+    timed = [result for result in run.results if wording.is_known(result.latency_ms)]
     found = [
         ("most accurate on validation images", wording.described(run)),
         ("smallest", min(run.results, key=lambda result: result.size_bytes)),
@@ -189,11 +189,15 @@ def _sources(run: Run) -> list[tuple[str, str]]:
         (
             "latency",
             f"{wording.source(run, 'latency_source')}: one image at a time, {wording.thread_counts(run)}, "
-            "files taking turns so that a slow moment hits all alike",
+            "files taking turns so that a slow moment hits all alike"
+            if "measured" in {result.latency_source for result in run.results}
+            else wording.source(run, "latency_source"),
         ),
         (
             "RAM",
-            f"{wording.source(run, 'ram_source')}: growth of a process's peak memory by loading and running",
+            f"{wording.source(run, 'ram_source')}: growth of a process's peak memory by loading and running"
+            if "measured" in {result.ram_source for result in run.results}
+            else wording.source(run, "ram_source"),
         ),
         ("parameters, MACs, operators", "counted"),
         ("delegated", "counted in the graph the runtime really runs"),

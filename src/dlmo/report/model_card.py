@@ -73,10 +73,7 @@ def _input_lines(run: Run) -> list[str]:
 
 
 def _numbers(run: Run, result: Result) -> str:
-    latency = (
-        f"{wording.milliseconds(result.latency_ms)} ms p50, {wording.milliseconds(result.latency_p90_ms)} ms p90, "
-        f"one image, {wording.threads(result.threads)}, {result.latency_source}"
-    )
+    latency = f"{wording.latency_words(result)}, one image, {wording.threads(result.threads)}, {result.latency_source}"
     rows = [
         (
             "accuracy",
@@ -92,12 +89,15 @@ def _numbers(run: Run, result: Result) -> str:
             f"{wording.kilobytes(result.size_bytes)} KB; {wording.kilobytes(result.compressed_bytes)} KB zipped "
             f"(1 KB = {wording.KB:,} bytes)",
         ),
-        ("latency", latency),
+        *([("latency", latency)] if result.latency_ms is not None else []),
         ("machine", wording.machine_words(run.machine)),
         ("multiply-adds", wording.count(result.macs)),
     ]
     if result.ram_bytes is not None:
-        rows.append(("RAM", f"{wording.kilobytes(result.ram_bytes)} KB, {result.ram_source}"))
+        parts = "" if result.arena_head is None else f"{wording.ram_words(result)}; "
+        rows.append(("RAM", f"{wording.kilobytes(result.ram_bytes)} KB, {parts}{result.ram_source}"))
+    if result.flash_bytes is not None:
+        rows.append(("flash", f"{wording.kilobytes(result.flash_bytes)} KB, {result.flash_source}"))
     return _table(("what", "value"), rows)
 
 

@@ -97,7 +97,10 @@ def results_table(run: Run) -> Table:
         table.add_column("seed", justify="right", no_wrap=True)
     table.add_column("size\nKB", justify="right", no_wrap=True)
     table.add_column("accuracy %\n(95 % interval)", justify="right", no_wrap=True)
-    table.add_column("latency\nms p50", justify="right", no_wrap=True)
+    by_latency = wording.running_cost(run) == "latency_ms"
+    arena = any(result.arena_head is not None for result in results)
+    running = "latency\nms p50" if by_latency else "arena\nKB" if arena else "RAM\nKB"
+    table.add_column(running, justify="right", no_wrap=True)
     for position, result in enumerate(results):
         same_network = position > 0 and results[position - 1].network == result.network
         mark = CHOSEN if result == chosen else FRONT if result in front else ""
@@ -108,7 +111,7 @@ def results_table(run: Run) -> Table:
             *([str(result.seed)] if several_seeds else []),
             wording.kilobytes(result.size_bytes),
             f"{wording.percent(result.accuracy)} ({wording.interval(result)})",
-            _latency(result),
+            _latency(result) if by_latency else wording.kilobytes(result.ram_bytes),
             style="bold green" if result == chosen else None,
         )
     return table
@@ -125,22 +128,31 @@ def _setup(result: Result) -> Text:
 
 
 def _latency(result: Result) -> str:
-    mark = "" if result.latency_source == "measured" else "~"
+    mark = "" if result.latency_source == "measured" or result.latency_ms is None else "~"
     return mark + wording.milliseconds(result.latency_ms)
 
 
 def _legend(run: Run) -> str:
     chosen = f"{CHOSEN} chosen   " if run.choice else ""
-    estimated = any(result.latency_source != "measured" for result in run.results)
+    cost = wording.running_cost(run)
     lines = [
         f"{chosen}{FRONT} best trade: nothing tried beats both its accuracy on validation",
-        "  images and its size, or both that accuracy and its latency",
+        f"  images and its size, or both that accuracy and its {'latency' if cost == 'latency_ms' else 'RAM'}",
         f"size: the .tflite file, 1 KB = {wording.KB:,} bytes; accuracy: on {wording.test_images(run)} test images",
-        f"latency: one image, {wording.thread_counts(run)}, target {run.target}, "
-        f"{wording.source(run, 'latency_source')}{'; ~ not measured' if estimated else ''}",
+        _running_legend(run, cost),
         f"machine: {wording.machine_words(run.machine)}",
     ]
     return "\n".join(lines)
+
+
+def _running_legend(run: Run, cost: str) -> str:
+    if cost == "ram_bytes":
+        return f"RAM: {wording.source(run, 'ram_source')}, target {run.target}; no latency is told"
+    estimated = any(result.latency_source != "measured" for result in run.results)
+    return (
+        f"latency: one image, {wording.thread_counts(run)}, target {run.target}, "
+        f"{wording.source(run, 'latency_source')}{'; ~ not measured' if estimated else ''}"
+    )
 
 
 def _print_choice(choice: Choice, target: str, console: Console) -> None:
@@ -150,10 +162,7 @@ def _print_choice(choice: Choice, target: str, console: Console) -> None:
         console,
         f"{wording.kilobytes(result.size_bytes)} KB ({wording.kilobytes(result.compressed_bytes)} KB zipped), "
         f"{wording.percent(result.accuracy)} % right (95 %: {wording.interval(result)}, "
-        f"n = {result.test_images:,}), {wording.milliseconds(result.latency_ms)} ms p50, "
-        f"{wording.milliseconds(result.latency_p90_ms)} ms p90 ({wording.threads(result.threads)}, {target}"
-        f"{'' if result.latency_source == 'measured' else f', {result.latency_source}'})"
-        + ("" if result.ram_bytes is None else f", {wording.kilobytes(result.ram_bytes)} KB RAM ({result.ram_source})"),
+        f"n = {result.test_images:,}){_choice_latency(result, target)}{_choice_memory(result)}",
     )
     _print_list(console, choice.reasons)
     if choice.worth:
@@ -164,19 +173,41 @@ def _print_choice(choice: Choice, target: str, console: Console) -> None:
         _say(console, choice.advice)
 
 
+def _choice_latency(result: Result, target: str) -> str:
+    if result.latency_ms is None:
+        return ""
+    return (
+        f", {wording.latency_words(result)} ({wording.threads(result.threads)}, {target}"
+        f"{'' if result.latency_source == 'measured' else f', {result.latency_source}'})"
+        + ("" if result.cycles is None else f", {result.delegated * 100:.0f} % of operators on the NPU")
+    )
+
+
+def _choice_memory(result: Result) -> str:
+    """RAM, with its parts where it is an arena, and flash; each with how it was got."""
+    words = ""
+    if result.ram_bytes is not None:
+        parts = "" if result.arena_head is None else f"{wording.ram_words(result)}; "
+        words += f", {wording.kilobytes(result.ram_bytes)} KB RAM ({parts}{result.ram_source})"
+    if result.flash_bytes is not None:
+        words += f", {wording.kilobytes(result.flash_bytes)} KB flash ({result.flash_source})"
+    return words
+
+
 def _worth_table(worth: tuple[StepWorth, ...]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("step", overflow="fold", min_width=10)
     table.add_column("accuracy\npoints", justify="right", no_wrap=True)
     table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("latency", justify="right", no_wrap=True)
+    by_latency = any(step.latency_ratio is not None for step in worth)
+    table.add_column("latency" if by_latency else "RAM", justify="right", no_wrap=True)
     table.add_column("verdict", overflow="fold")
     for step in worth:
         table.add_row(
             Text(step.step),
             wording.points(step.gain),
             wording.ratio(step.size_ratio),
-            wording.ratio(step.latency_ratio),
+            wording.ratio(step.latency_ratio if by_latency else step.ram_ratio),
             Text(f"{'paid' if step.paid else 'did not pay'}: {step.verdict}"),
         )
     return table

@@ -23,9 +23,21 @@ def kilobytes(size: int | None) -> str:
     return NOT_KNOWN if size is None else _three_digits(size / KB)
 
 
-def milliseconds(value: float) -> str:
+def milliseconds(value: float | None) -> str:
     """0.0123 -> 0.0123, 12.34 -> 12.3"""
-    return _three_digits(value) if math.isfinite(value) else NOT_KNOWN
+    return _three_digits(value) if is_known(value) else NOT_KNOWN
+
+
+def latency_words(result: Result) -> str:
+    """1.23 ms p50, 1.30 ms p90; an estimate has but one value and its cycles: 1.23 ms, 12,345 cycles"""
+    words = f"{milliseconds(result.latency_ms)} ms"
+    if result.latency_p90_ms is not None:
+        words += f" p50, {milliseconds(result.latency_p90_ms)} ms p90"
+    return words + (f", {result.cycles:,} cycles" if result.cycles is not None else "")
+
+
+def is_known(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def count(value: int) -> str:
@@ -41,9 +53,9 @@ def points(gain: float) -> str:
     return f"{gain * 100:+.2f}"
 
 
-def ratio(value: float) -> str:
+def ratio(value: float | None) -> str:
     """0.253 -> x 0.25"""
-    return f"x {value:.2f}" if math.isfinite(value) else NOT_KNOWN
+    return f"x {value:.2f}" if is_known(value) else NOT_KNOWN
 
 
 def duration(seconds: float) -> str:
@@ -69,9 +81,22 @@ def by_network(run: Run) -> list[Result]:
 
 
 def best_trades(run: Run) -> list[Result]:
-    """Results on the front of accuracy against size or against latency."""
-    timed = tuple(result for result in run.results if math.isfinite(result.latency_ms))
-    return pareto_front(run.results, "size_bytes") + pareto_front(timed, "latency_ms")
+    """Results on the front of accuracy against size or against what running costs."""
+    cost = running_cost(run)
+    known = tuple(result for result in run.results if is_known(getattr(result, cost)))
+    return pareto_front(run.results, "size_bytes") + pareto_front(known, cost)
+
+
+def running_cost(run: Run) -> str:
+    """What running is judged by: `latency_ms`, or `ram_bytes` where the target tells no latency."""
+    return "latency_ms" if any(is_known(result.latency_ms) for result in run.results) else "ram_bytes"
+
+
+def ram_words(result: Result) -> str:
+    """What the RAM of a result is made of."""
+    if result.arena_head is None or result.arena_persistent is None:
+        return "growth of peak memory by loading and running" if result.ram_source == "measured" else ""
+    return f"arena: {kilobytes(result.arena_head)} KB head + {kilobytes(result.arena_persistent)} KB persistent"
 
 
 def described(run: Run) -> Result | None:

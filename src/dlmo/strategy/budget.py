@@ -19,7 +19,8 @@ class Budget:
     goal: `size` (smallest file), `balance` (see strategy.choose), `accuracy` (highest, then latency).
     max_size, max_ram in bytes; max_latency_ms per image; min_accuracy 0 to 1; max_drop: how much accuracy, 0 to 1,
     may be lost against the best network without any optimization (NQ). Accuracies are those on validation.
-    service: the named budget this one started from.
+    service: the named budget this one started from. running_cost: what of a Result running it is judged by:
+    `latency_ms`, or `ram_bytes` for a target that tells no latency.
     """
 
     goal: str
@@ -29,12 +30,13 @@ class Budget:
     max_ram: int | None = None
     min_accuracy: float | None = None
     max_drop: float | None = None
+    running_cost: str = "latency_ms"
 
     def words(self) -> dict[str, str]:
         """The budget for people, in the order it is checked."""
         limits = {
             "service": self.service,
-            "goal": _GOALS[self.goal],
+            "goal": _GOALS[self.goal].format(cost=RUNNING_COSTS[self.running_cost]),
             "max_drop": None if self.max_drop is None else f"{self.max_drop * 100:g} points against NQ",
             "min_accuracy": None if self.min_accuracy is None else f"{self.min_accuracy * 100:g} %",
             "max_size": None if self.max_size is None else f"{self.max_size:,} bytes",
@@ -46,9 +48,10 @@ class Budget:
 
 _GOALS = {
     "size": "smallest file",
-    "balance": "best balance of accuracy, latency and size",
-    "accuracy": "highest accuracy, then latency",
+    "balance": "best balance of accuracy, {cost} and size",
+    "accuracy": "highest accuracy, then {cost}",
 }
+RUNNING_COSTS = {"latency_ms": "latency", "ram_bytes": "RAM"}
 
 # The study's tiers. Its advice for each is checked against the measurements, never followed blindly.
 SERVICES: dict[str, Budget] = {
@@ -92,6 +95,16 @@ def make_budget(
     return budget
 
 
+def without_latency(budget: Budget, target: str, max_latency: str | None) -> Budget:
+    """The budget for a target that tells no latency: running is judged by RAM, a service's latency is dropped.
+
+    max_latency: what the user asked for; raises UserError if that is anything.
+    """
+    if max_latency is not None:
+        raise UserError(f"--max-latency: no latency can be told for target {target}; limit --max-ram and --max-size")
+    return replace(budget, max_latency_ms=None, running_cost="ram_bytes")
+
+
 def parse_size(option: str, text: str) -> int:
     """Bytes of "100KB" (1000), "96KiB" (1024), "250000"."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
@@ -122,7 +135,9 @@ def shortfalls(result: Result, budget: Budget, reference: float) -> list[str]:
         lacks.append(f"accuracy {100 * accuracy:.1f} % (wanted {100 * budget.min_accuracy:g} %)")
     if budget.max_size is not None and result.size_bytes > budget.max_size:
         lacks.append(f"{result.size_bytes:,} bytes (allowed {budget.max_size:,})")
-    if budget.max_latency_ms is not None and result.latency_ms > budget.max_latency_ms:
+    if budget.max_latency_ms is not None and result.latency_ms is None:
+        lacks.append("latency is not known")
+    elif budget.max_latency_ms is not None and result.latency_ms > budget.max_latency_ms:
         lacks.append(f"{result.latency_ms:.3g} ms (allowed {budget.max_latency_ms:.3g})")
     if budget.max_ram is not None:
         if result.ram_bytes is None:

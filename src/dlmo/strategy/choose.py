@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from dlmo.measure.statistics import PairedTest
-from dlmo.strategy.budget import STUDY_ADVICE, Budget, shortfalls
+from dlmo.strategy.budget import RUNNING_COSTS, STUDY_ADVICE, Budget, shortfalls
 from dlmo.study.recipe import parse
 from dlmo.study.results import Choice, Result, StepWorth
 
@@ -33,20 +33,28 @@ def pick(results: Sequence[Result], budget: Budget) -> Result | None:
     if not legal:
         return None
     if budget.goal == "size":
-        return min(legal, key=lambda r: (r.size_bytes, -r.validation_accuracy, r.latency_ms))
+        return min(legal, key=lambda r: (r.size_bytes, -r.validation_accuracy, _running(r, budget.running_cost)))
     if budget.goal == "balance":
-        return max(legal, key=lambda r: balance(r, reference))
-    return max(legal, key=lambda r: (round(r.validation_accuracy, 3), -r.latency_ms))
+        return max(legal, key=lambda r: balance(r, reference, budget))
+    return max(legal, key=lambda r: (round(r.validation_accuracy, 3), -_running(r, budget.running_cost)))
 
 
-def balance(result: Result, reference: Result) -> float:
-    """How many halvings of size, of latency and of errors (weighed) a result is ahead of the reference.
+def _running(result: Result, running_cost: str) -> float:
+    """What running a result costs, by that field of it; infinite where nobody can tell."""
+    cost = getattr(result, running_cost)
+    return math.inf if cost is None else cost
+
+
+def balance(result: Result, reference: Result, budget: Budget) -> float:
+    """How many halvings of size, of running cost and of errors (weighed) a result is ahead of the reference.
 
     One error more than was seen is counted, so that no errors among few images are not taken for none at all.
     """
     size = math.log2(reference.size_bytes / result.size_bytes)
-    latency = math.log2(reference.latency_ms / result.latency_ms)
-    return size + latency + math.log(_errors(reference) / _errors(result), _ERRORS_PER_HALVING)
+    before, after = (_running(r, budget.running_cost) for r in (reference, result))
+    # Against a reference of unknown cost only size and errors count; an unknown cost itself comes last.
+    running = -math.inf if after == math.inf else 0.0 if before == math.inf else math.log2(before / after)
+    return size + running + math.log(_errors(reference) / _errors(result), _ERRORS_PER_HALVING)
 
 
 def _errors(result: Result) -> float:
@@ -57,28 +65,34 @@ def explain(chosen: Result, results: Sequence[Result], budget: Budget, compare: 
     """Reasons, the worth of each step, and whether the study's advice held. compare: paired test on test images."""
     reference = reference_of(results)
     legal = [r for r in results if not shortfalls(r, budget, reference.validation_accuracy)]
+    measure = budget.running_cost
+    cost = RUNNING_COSTS[measure]
+    better, worse = ("faster", "slower") if measure == "latency_ms" else ("less RAM", "more RAM")
     goal = {
         "size": "the smallest file",
-        "balance": "the best balance (half the size or latency weighs like a quarter more errors)",
-        "accuracy": "the highest validation accuracy (to 0.1 point), then the lowest latency",
+        "balance": f"the best balance (half the size or {cost} weighs like a quarter more errors)",
+        "accuracy": f"the highest validation accuracy (to 0.1 point), then the lowest {cost}",
     }[budget.goal]
     reasons = [f"{goal} of {len(legal)} candidates (of {len(results)}) that meet the budget"]
     if chosen is not reference:
         reasons.append(
-            f"against {reference.network} NQ: {_ratio(reference.size_bytes, chosen.size_bytes, 'smaller', 'larger')}, "
-            f"{_ratio(reference.latency_ms, chosen.latency_ms, 'faster', 'slower')}; "
+            f"against {reference.network} {reference.setup}: "
+            f"{_ratio(reference.size_bytes, chosen.size_bytes, 'smaller', 'larger')}, "
+            f"{_ratio(_running(reference, measure), _running(chosen, measure), better, worse)}; "
             f"accuracy on test: {compare(reference, chosen).sentence()}"
         )
     if chosen.float_operators:
         reasons.append(f"operators that stayed in float: {', '.join(chosen.float_operators)}")
-    worth = step_worth(chosen, results, compare)
+    worth = step_worth(chosen, results, compare, measure)
     for step in worth:
         if not step.paid:
             reasons.append(f"{step.step} did not pay here: {step.verdict}")
     return Choice(chosen, tuple(reasons), worth, advice(chosen, results, budget, compare))
 
 
-def step_worth(chosen: Result, results: Sequence[Result], compare: Compare) -> tuple[StepWorth, ...]:
+def step_worth(
+    chosen: Result, results: Sequence[Result], compare: Compare, running_cost: str = "latency_ms"
+) -> tuple[StepWorth, ...]:
     """Each step of the chosen recipe against the same recipe without it, where that was tried."""
     steps = chosen.recipe.split(" > ")
     known = {str(parse(r.recipe)): r for r in results if r.seed == chosen.seed}
@@ -95,10 +109,11 @@ def step_worth(chosen: Result, results: Sequence[Result], compare: Compare) -> t
             continue
         test = compare(without, chosen)
         size = chosen.size_bytes / without.size_bytes
-        latency = chosen.latency_ms / without.latency_ms
+        running = _running(chosen, running_cost) / _running(without, running_cost)
         gained = test.gain > 0 and test.p_value < 0.05
-        paid = gained or size < 0.99 or latency < 1 - _LATENCY_NOISE
-        found.append(StepWorth(steps[index], without.recipe, test.gain, size, latency, test.sentence(), paid))
+        paid = gained or size < 0.99 or running < 1 - _LATENCY_NOISE
+        latency, ram = (running, None) if running_cost == "latency_ms" else (None, running)
+        found.append(StepWorth(steps[index], without.recipe, test.gain, size, latency, test.sentence(), paid, ram))
     return tuple(found)
 
 
@@ -130,9 +145,14 @@ def advice(chosen: Result, results: Sequence[Result], budget: Budget, compare: C
     )
     return (
         f"{said}: it did not hold here. On {rival.network} {verdict}. {rival.setup} is {rival.size_bytes:,} bytes at "
-        f"{rival.latency_ms:.3g} ms, the chosen {chosen.setup} {chosen.size_bytes:,} bytes at "
-        f"{chosen.latency_ms:.3g} ms; accuracy of the choice on test: {compare(rival, chosen).sentence()}."
+        f"{_running_words(rival, budget)}, the chosen {chosen.setup} {chosen.size_bytes:,} bytes at "
+        f"{_running_words(chosen, budget)}; accuracy of the choice on test: {compare(rival, chosen).sentence()}."
     )
+
+
+def _running_words(result: Result, budget: Budget) -> str:
+    cost = _running(result, budget.running_cost)
+    return f"{cost:.3g} ms" if budget.running_cost == "latency_ms" else f"{cost:,} bytes of RAM"
 
 
 def nearest(results: Sequence[Result], budget: Budget, count: int = 3) -> tuple[str, ...]:

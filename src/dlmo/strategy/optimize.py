@@ -8,12 +8,13 @@ from pathlib import Path
 from dlmo import networks
 from dlmo.data import Dataset, load
 from dlmo.errors import BudgetError, UserError
+from dlmo.measure import targets
 from dlmo.measure.accuracy import confusion_matrix
 from dlmo.measure.latency import machine
 from dlmo.package.folder import check_writable, mistakes_of, write_run
 from dlmo.progress import Progress, SilentProgress
 from dlmo.strategy import legality
-from dlmo.strategy.budget import Budget, make_budget, parse_duration
+from dlmo.strategy.budget import Budget, make_budget, parse_duration, without_latency
 from dlmo.strategy.choose import explain, nearest, pick
 from dlmo.strategy.plan import Plan, augmentation_for, class_weights_for, default_networks, make_plan, remaining_seconds
 from dlmo.study.recipe import SETUPS, Recipe, for_setup, parse
@@ -68,14 +69,20 @@ def optimize(
     limits = {"max_size": max_size, "max_latency": max_latency, "max_ram": max_ram}
     shares = {"min_accuracy": min_accuracy, "max_drop": max_drop}
     budget = make_budget(service, **limits, **shares)
+    if not targets.find(options.target).tells_latency:
+        budget = without_latency(budget, options.target, max_latency)
     named = list(dict.fromkeys(networks.canonical(name) for name in network))
     arguments = {"service": service, **limits, **shares, "network": named, **_given(options)}
 
     def recipes_for(images: int) -> list[Recipe]:
         return [for_setup(name, code) for name in named or default_networks(images) for code in SETUPS]
 
+    def legal_recipes_for(images: int) -> list[Recipe]:
+        return legality.without_illegal(recipes_for(images), options.target)[0]
+
     command = _command("optimize", source, arguments)
-    run, _, _ = _run(source, command, recipes_for, bool(named), budget, options, progress)
+    _, notes = legality.without_illegal(recipes_for(0), options.target)
+    run, _, _ = _run(source, command, legal_recipes_for, bool(named), budget, options, progress, notes)
     if run.choice is None:
         raise BudgetError(run)
     return run
@@ -123,9 +130,11 @@ def _run(
     budget: Budget | None,
     options: Options,
     progress: Progress | None,
+    notes: tuple[str, ...] = (),
 ) -> tuple[Run, list[Outcome], Dataset]:
-    """recipes_for: the recipes to run for so many training images."""
+    """recipes_for: the recipes to run for so many training images. notes: what the report shall tell beside its own."""
     progress = progress or SilentProgress()
+    target = targets.find(options.target)
     seconds = None if options.time is None else parse_duration("--time", options.time)
     _check(options, recipes_for(0))
     store = Store(Path(options.store).expanduser() if options.store else default_root())
@@ -136,10 +145,10 @@ def _run(
             group_by=options.group_by,
             progress=lambda done, total: update(done / max(1, total)),
         )
-    for note in dataset.notes:
+    for note in (*notes, *dataset.notes):
         progress.note(note)
     weights = class_weights_for(dataset)
-    workspace = Workspace(dataset, store, augmentation_for(dataset), weights, options.stem, progress)
+    workspace = Workspace(dataset, store, augmentation_for(dataset), weights, options.stem, progress, target)
     recipes: dict[str, list[Recipe]] = {}
     for recipe in recipes_for(len(dataset.train)):
         recipes.setdefault(recipe.network, []).append(recipe)
@@ -151,7 +160,7 @@ def _run(
     planned = [recipe for name in plan.networks for recipe in recipes[name]]
     with progress.total(remaining_seconds(workspace, planned, plan.networks, options.seeds)):
         outcomes, curves = run_recipes(workspace, planned, plan.networks, options.seeds, options.threads)
-    run, best = _conclude(command, workspace, plan, budget, options, outcomes, curves)
+    run, best = _conclude(command, workspace, plan, budget, options, outcomes, curves, notes)
     if options.folder is not None:
         write_run(options.folder, run, best, outcomes, dataset, options.group_by)
     return run, outcomes, dataset
@@ -200,6 +209,7 @@ def _conclude(
     options: Options,
     outcomes: list[Outcome],
     curves: dict,
+    notes: tuple[str, ...],
 ) -> tuple[Run, Outcome]:
     """Choose, and gather what the report tells; also returns the outcome whose file is the answer."""
     dataset = workspace.dataset
@@ -220,7 +230,7 @@ def _conclude(
         results=tuple(results),
         choice=choice,
         nearest=nearest(results, budget) if budget and choice is None else (),
-        notes=(*dataset.notes, *plan.notes, *_handling_notes(workspace)),
+        notes=(*notes, *dataset.notes, *plan.notes, *_handling_notes(workspace)),
         classes=dataset.classes,
         confusion=tuple(map(tuple, confusion_matrix(best.test_scores, dataset.test.labels).tolist())),
         mistakes=mistakes_of(best.test_scores, dataset),

@@ -25,15 +25,14 @@ _LARGER_NETWORKS = ("resnet20@0.5", "resnet20")
 _IMAGES_FOR_LARGER = 5_000
 # Share of the time that is planned; the rest is for what the probe got wrong.
 _PLANNED_SHARE = 0.95
-# Converting (once per training), quantizing and measuring a file; running it on 10,000 images.
+# Converting (once per training), quantizing and measuring a file; running it on images is the target's to say.
 _SECONDS_PER_FILE = 5.0
-_SECONDS_PER_10_000_IMAGES = 8.0
 _PROBE_SECONDS, _LEAST_PROBE_STEPS, _MOST_PROBE_STEPS = 2.0, 4, 40
 # A further network is worth adding only if every network then still gets this share of its full schedule.
 _ENOUGH_OF_SCHEDULE = 0.5
 _PRUNE_SHARE, _QAT_SHARE = 0.2, 0.06
 _SMALLEST_PROGRESSIVE_SIDE = 28
-_VERSION = 5
+_VERSION = 6
 
 
 @dataclass(frozen=True)
@@ -128,6 +127,7 @@ def make_plan(
         "epochs": epochs,
         "all": all_networks,
         "seeds": seeds,
+        "target": workspace.target.name,
     }
 
     def make(folder: Path) -> None:
@@ -163,6 +163,7 @@ def remaining_seconds(
 ) -> float:
     """How long the work that the store does not hold yet should take."""
     seen: set[str] = set()
+    scoring: dict[str, float] = {}
     total = 0.0
     for seed in seeds:
         for recipe in recipes:
@@ -172,7 +173,21 @@ def remaining_seconds(
                 if key not in seen and workspace.store.finished(stage, key) is None:
                     total += plan.seconds_of(step) + _SECONDS_PER_FILE
                 seen.add(key)
+            # A file of a training that is still to come has no scores yet either.
+            if workspace.store.finished(*keys[-1]) is None:
+                if recipe.network not in scoring:
+                    scoring[recipe.network] = _seconds_to_score(workspace, recipe.network)
+                total += scoring[recipe.network]
     return total + len(recipes) * len(seeds)
+
+
+def _seconds_to_score(workspace: Workspace, network: str) -> float:
+    """What running one file of this network on the validation and test images should take."""
+    from dlmo import networks
+
+    data = workspace.dataset
+    macs = networks.count(network, classes=len(data.classes), input_shape=data.input_shape, stem=workspace.stem).macs
+    return workspace.target.seconds_to_predict(len(data.validation) + len(data.test), macs)
 
 
 def _notes(document: dict, plans: dict[str, NetworkPlan], images: int, seconds: float | None) -> tuple[str, ...]:
@@ -208,8 +223,7 @@ class _Cost:
         }
         steps = tuple(prefixes.values())
         train, qat = _seconds_per_epoch(workspace, network, any(isinstance(step, Qat) for step in steps))
-        scored = len(workspace.dataset.validation) + len(workspace.dataset.test)
-        per_file = _SECONDS_PER_FILE + scored / 10_000 * _SECONDS_PER_10_000_IMAGES
+        per_file = _SECONDS_PER_FILE + _seconds_to_score(workspace, network)
         return _Cost(train, qat, steps, len(recipes), per_file)
 
     def seconds(self, plan: NetworkPlan, seeds: int) -> float:

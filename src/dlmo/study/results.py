@@ -13,10 +13,13 @@ class Result:
 
     Accuracies 0 to 1; `accuracy` on test with its 95 % Wilson interval, `validation_accuracy` is what choices
     are made on. Sizes in bytes: the raw .tflite file, and the same file in a zip. Latency in milliseconds per
-    image at batch 1 with `threads` threads. ram_bytes: growth of a process's peak memory by loading and running
-    the file, None where the system does not tell. delegated: share of the graph's nodes in `partitions` delegate
-    partitions, 0 to 1. sparsity: share of zeros among the prunable weights. float_operators: computing operators
-    of an int8 file that stayed in float. seconds: training time of the whole recipe; shared stages count in full.
+    image at batch 1 with `threads` threads, None where the target cannot tell (an estimate has no p90). ram_bytes:
+    what the target counts (cpu: growth of a process's peak memory by loading and running the file; mcu: arena bytes,
+    also by part), None where the system does not tell. flash_bytes: what a device stores, where that is not just the
+    file. cycles: of one inference, where a compiler estimates them. Each `source` says how its number was got.
+    delegated: share of the graph's nodes in `partitions` delegate partitions, 0 to 1. sparsity: share of zeros among
+    the prunable weights. float_operators: computing operators of an int8 file that stayed in float. seconds: training
+    time of the whole recipe; shared stages count in full.
     repair: what an int8 file needed to keep its accuracy beyond plain ranges, in words; empty for nothing.
     artifact: file name inside the run's `artifacts` folder.
     """
@@ -30,8 +33,8 @@ class Result:
     validation_accuracy: float
     size_bytes: int
     compressed_bytes: int
-    latency_ms: float
-    latency_p90_ms: float
+    latency_ms: float | None
+    latency_p90_ms: float | None
     threads: int
     ram_bytes: int | None
     macs: int
@@ -50,6 +53,11 @@ class Result:
     latency_source: str = "measured"
     ram_source: str = "measured"
     repair: str = ""
+    arena_head: int | None = None
+    arena_persistent: int | None = None
+    flash_bytes: int | None = None
+    flash_source: str | None = None
+    cycles: int | None = None
 
 
 @dataclass(frozen=True)
@@ -75,17 +83,18 @@ class Repair:
 class StepWorth:
     """What one step of the chosen recipe changed: the recipe with it against the one without it.
 
-    gain: test accuracy with minus without, -1 to 1; the ratios are with over without; verdict: the paired test
-    in words.
+    gain: test accuracy with minus without, -1 to 1; the ratios are with over without, of latency where the target
+    tells it, else of RAM; verdict: the paired test in words.
     """
 
     step: str
     without: str
     gain: float
     size_ratio: float
-    latency_ratio: float
+    latency_ratio: float | None
     verdict: str
     paid: bool
+    ram_ratio: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,18 @@
 """Running recipes: every stage, then every measurement, with files measured against each other in one go."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from dlmo.data.dataset import Dataset
 from dlmo.measure.accuracy import accuracy, right_answers
-from dlmo.measure.latency import measure_latency
-from dlmo.measure.memory import measure_memory
 from dlmo.measure.size import compressed_bytes
 from dlmo.measure.statistics import PairedTest, paired_test
 from dlmo.runtimes.litert import flatbuffer
-from dlmo.runtimes.litert.interpreter import Runner
 from dlmo.study.recipe import Recipe
 from dlmo.study.results import Result
-from dlmo.study.stages import Artifact, NetworkPlan, Workspace, make_artifact, scores
+from dlmo.study.stages import Artifact, NetworkPlan, Workspace, has_scores, make_artifact, scores
 from dlmo.training.curve import Epoch
 
 
@@ -35,9 +32,11 @@ def run_recipes(
     seeds: Sequence[int],
     threads: int,
 ) -> tuple[list[Outcome], dict[str, tuple[Epoch, ...]]]:
-    """Train and convert everything, then measure everything; returns outcomes and the training curves by title.
+    """Train and convert everything, then measure everything on the workspace's target.
 
-    Latency is measured last, when nothing else runs, all files in turns.
+    Returns outcomes and the training curves by title.
+
+    What the target measures comes last, when nothing else runs, with all files at hand to take turns.
     """
     made: list[tuple[Recipe, int, Artifact]] = []
     for seed in seeds:
@@ -45,18 +44,11 @@ def run_recipes(
             made.append((recipe, seed, make_artifact(workspace, recipe, plans[recipe.network], seed)))
     contents = [artifact.content() for _, _, artifact in made]
     validation, test = (_score_all(workspace, contents, split) for split in ("validation", "test"))
-    with workspace.progress.stage("measure memory") as update:
-        memory = []
-        for index, content in enumerate(contents):
-            memory.append(measure_memory(content))
-            update((index + 1) / len(contents))
-    with workspace.progress.stage(f"measure latency, {threads} thread{'s' if threads > 1 else ''}") as update:
-        latencies = measure_latency(contents, threads, update)
+    measured = workspace.target.measure(contents, threads, workspace.progress)
     outcomes = []
     for index, (recipe, seed, artifact) in enumerate(made):
         content = contents[index]
         facts = flatbuffer.facts(content)
-        partitions, delegated = Runner(content).delegation()
         on_test = accuracy(test[index], workspace.dataset.test.labels)
         on_validation = accuracy(validation[index], workspace.dataset.validation.labels)
         result = Result(
@@ -69,14 +61,9 @@ def run_recipes(
             validation_accuracy=on_validation.value,
             size_bytes=len(content),
             compressed_bytes=compressed_bytes(content),
-            latency_ms=latencies[index].p50_ms,
-            latency_p90_ms=latencies[index].p90_ms,
             threads=threads,
-            ram_bytes=memory[index],
             macs=facts.macs,
             parameters=facts.parameters,
-            delegated=delegated,
-            partitions=partitions,
             seed=seed,
             epochs=artifact.trained.epochs,
             seconds=artifact.trained.seconds,
@@ -87,6 +74,7 @@ def run_recipes(
             float_operators=facts.float_operators,
             artifact=file_name(recipe, seed),
             repair=repair.words() if (repair := artifact.repair()) else "",
+            **asdict(measured[index]),
         )
         outcomes.append(Outcome(result, content, test[index]))
     return outcomes, _curves(made)
@@ -106,11 +94,21 @@ def comparer(outcomes: Sequence[Outcome], dataset: Dataset) -> Callable[[Result,
 
 
 def _score_all(workspace: Workspace, contents: list[bytes], split: str) -> list[np.ndarray]:
-    with workspace.progress.stage(f"run {len(contents)} files on the {split} images") as update:
+    images = len(getattr(workspace.dataset, split))
+    expected = sum(
+        workspace.target.seconds_to_predict(images, flatbuffer.facts(content).macs)
+        for content in contents
+        if not has_scores(workspace, content, split)
+    )
+    with workspace.progress.stage(f"run {len(contents)} files on the {split} images", expected or None) as update:
         found = []
         for index, content in enumerate(contents):
-            found.append(scores(workspace, content, split))
-            update((index + 1) / len(contents))
+
+            def within(share: float, done: int = index) -> None:
+                update((done + share) / len(contents))
+
+            found.append(scores(workspace, content, split, within))
+            within(1)
     return found
 
 

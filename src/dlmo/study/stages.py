@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from dlmo.data.dataset import Dataset, Split
-from dlmo.progress import Progress
+from dlmo.measure.targets import Target
+from dlmo.measure.targets.host import Host
+from dlmo.progress import Progress, Update
 from dlmo.runtimes.litert.flatbuffer import write_atomically
 from dlmo.study.recipe import Int8, Precision, Prune, Qat, Recipe, Step
 from dlmo.study.results import Repair
@@ -60,6 +62,7 @@ class Workspace:
     class_weights: tuple[float, ...] | None
     stem: str
     progress: Progress
+    target: Target = Host()
 
 
 @dataclass(frozen=True)
@@ -196,26 +199,31 @@ def _float_content(workspace: Workspace, trained: Trained, for_int8: bool) -> by
     return (workspace.store.stage("float", key, make) / "model.tflite").read_bytes()
 
 
-def scores(workspace: Workspace, content: bytes, split_name: str) -> np.ndarray:
-    """The file's scores on a split (`validation` or `test`), float32 N x classes, by the real runtime."""
-    from dlmo.measure.latency import machine
-    from dlmo.runtimes.litert.interpreter import predict
-
+def scores(workspace: Workspace, content: bytes, split_name: str, progress: Update = lambda share: None) -> np.ndarray:
+    """The file's scores on a split (`validation` or `test`), float32 N x classes, by the target's real runtime."""
     split: Split = getattr(workspace.dataset, split_name)
+
+    def make(folder: Path) -> None:
+        with open(folder / "scores.npy", "wb") as file:
+            np.save(file, workspace.target.predict(content, split.images, progress))
+
+    key = _scores_key(workspace, content, split_name)
+    return np.load(workspace.store.stage("scores", key, make) / "scores.npy")
+
+
+def has_scores(workspace: Workspace, content: bytes, split_name: str) -> bool:
+    """Whether the store holds these scores already."""
+    return workspace.store.finished("scores", _scores_key(workspace, content, split_name)) is not None
+
+
+def _scores_key(workspace: Workspace, content: bytes, split_name: str) -> str:
     inputs = {
         "content": hashlib.blake2b(content, digest_size=16).hexdigest(),
         "dataset": workspace.dataset.fingerprint,
         "split": split_name,
-        # Kernels differ between processors by a rounding now and then.
-        "machine": machine(),
+        "machine": workspace.target.identity(),
     }
-    key = key_of("scores", _VERSIONS["scores"], inputs)
-
-    def make(folder: Path) -> None:
-        with open(folder / "scores.npy", "wb") as file:
-            np.save(file, predict(content, split.images))
-
-    return np.load(workspace.store.stage("scores", key, make) / "scores.npy")
+    return key_of("scores", _VERSIONS["scores"], inputs)
 
 
 def load_network(workspace: Workspace, trained: Trained):

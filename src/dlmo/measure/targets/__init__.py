@@ -1,0 +1,76 @@
+"""Where a model shall run: what a target is asked, and the targets there are.
+
+A target is named KIND or KIND:REST. A new one is one module with a class like those here and one line in TARGETS.
+"""
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Protocol
+
+import numpy as np
+
+from dlmo.errors import UserError
+from dlmo.progress import Progress
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one file costs on a target; names and units as in study.results.Result, None for what nobody can tell."""
+
+    ram_bytes: int | None
+    ram_source: str
+    latency_ms: float | None
+    latency_p90_ms: float | None
+    latency_source: str
+    delegated: float
+    partitions: int
+    arena_head: int | None = None
+    arena_persistent: int | None = None
+    flash_bytes: int | None = None
+    flash_source: str | None = None
+    cycles: int | None = None
+
+
+class Target(Protocol):
+    """What is asked of a target. Its class is made with the REST of its name, empty where there is none."""
+
+    name: str
+    tells_latency: bool
+
+    def check(self) -> None:
+        """Raise UserError where the target cannot be used: an unknown REST, a missing extra."""
+
+    def identity(self) -> dict:
+        """What scores depend on beside the file and the images (JSON), so that stored ones can be trusted."""
+
+    def predict(self, content: bytes, images: np.ndarray, progress: Callable[[float], None]) -> np.ndarray:
+        """Scores, float32 N x classes, of uint8 images N x H x W x C, as the target computes them."""
+
+    def seconds_to_predict(self, images: int, macs: int) -> float:
+        """What `predict` should take on this machine for a network of `macs` multiply-accumulates."""
+
+    def measure(self, contents: Sequence[bytes], threads: int, progress: Progress) -> list[Measured]:
+        """Measure every file, with nothing else running."""
+
+
+# Kind: module and class, loaded when asked for.
+TARGETS: dict[str, str] = {
+    "cpu": "dlmo.measure.targets.host:Host",
+    "mcu": "dlmo.measure.targets.microcontroller:Microcontroller",
+    "npu": "dlmo.measure.targets.npu:Npu",
+}
+
+
+def find(name: str) -> Target:
+    """The target of that name, ready to use. Raises UserError if there is none or something for it is missing."""
+    kind, _, rest = name.partition(":")
+    if kind not in TARGETS:
+        close = difflib.get_close_matches(kind.lower(), TARGETS, 1)
+        hint = f'; did you mean "{close[0]}"?' if close else ""
+        raise UserError(f'target "{name}" is not available{hint}; known: {", ".join(TARGETS)}')
+    module, _, name_of_class = TARGETS[kind].partition(":")
+    target = getattr(import_module(module), name_of_class)(rest)
+    target.check()
+    return target

@@ -1,0 +1,53 @@
+"""Target `cpu`: this machine, under LiteRT."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from dlmo.errors import UserError
+from dlmo.measure.latency import machine, measure_latency
+from dlmo.measure.memory import measure_memory
+from dlmo.measure.targets import Measured
+from dlmo.progress import Progress
+from dlmo.runtimes.litert.interpreter import Runner, predict
+
+# 8 s for 10,000 images: a small network on two cores, and what surrounds it.
+_SECONDS_PER_IMAGE = 0.0008
+
+
+class Host:
+    name = "cpu"
+    tells_latency = True
+
+    def __init__(self, rest: str = "") -> None:
+        self._rest = rest
+
+    def check(self) -> None:
+        if self._rest:
+            raise UserError(f'target "cpu:{self._rest}": "cpu" takes nothing more')
+
+    def identity(self) -> dict:
+        # Kernels differ between processors by a rounding now and then.
+        return machine()
+
+    def predict(self, content: bytes, images: np.ndarray, progress: Callable[[float], None]) -> np.ndarray:
+        return predict(content, images)
+
+    def seconds_to_predict(self, images: int, macs: int) -> float:
+        return images * _SECONDS_PER_IMAGE
+
+    def measure(self, contents: Sequence[bytes], threads: int, progress: Progress) -> list[Measured]:
+        """Latency is measured last, all files in turns."""
+        memory = []
+        with progress.stage("measure memory") as update:
+            for index, content in enumerate(contents):
+                memory.append(measure_memory(content))
+                update((index + 1) / len(contents))
+        with progress.stage(f"measure latency, {threads} thread{'s' if threads > 1 else ''}") as update:
+            latencies = measure_latency(contents, threads, update)
+        found = []
+        for content, ram, latency in zip(contents, memory, latencies):
+            partitions, delegated = Runner(content).delegation()
+            times = latency.p50_ms, latency.p90_ms, "measured"
+            found.append(Measured(ram, "measured", *times, delegated, partitions))
+        return found
