@@ -31,7 +31,7 @@ _SECONDS_PER_10_000_IMAGES = 8.0
 _PROBE_SECONDS, _LEAST_PROBE_STEPS, _MOST_PROBE_STEPS = 2.0, 4, 40
 # A further network is worth adding only if every network then still gets this share of its full schedule.
 _ENOUGH_OF_SCHEDULE = 0.5
-_PRUNE_SHARE, _QAT_SHARE = 0.2, 0.06
+_PRUNE_SHARE, _QAT_SHARE, _CUT_SHARE = 0.2, 0.06, 0.4
 _SMALLEST_PROGRESSIVE_SIDE = 28
 _VERSION = 5
 
@@ -92,13 +92,14 @@ def batch_size_for(images: int) -> int:
 
 
 def schedules(images: int, side: int, epochs: int) -> NetworkPlan:
-    """The three schedules of a network whose training from scratch takes `epochs`. side: of the input, pixels."""
+    """The schedules of a network whose training from scratch takes `epochs`. side: of the input, pixels."""
     batch = batch_size_for(images)
     rate = 0.1 * math.sqrt(batch / 64)
     train = Schedule(epochs, batch, rate, warmup=0.15, progressive=side >= _SMALLEST_PROGRESSIVE_SIDE and epochs >= 8)
     prune = Schedule(max(3, round(_PRUNE_SHARE * epochs)), batch, rate / 2, warmup=0.05)
     qat = Schedule(max(1, round(_QAT_SHARE * epochs)), batch, 0.01, warmup=0.05, weight_decay=1e-4, clip_norm=1.0)
-    return NetworkPlan(train, prune, qat)
+    cut = prune.lasting(max(3, round(_CUT_SHARE * epochs)))
+    return NetworkPlan(train, prune, qat, cut)
 
 
 def make_plan(

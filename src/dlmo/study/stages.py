@@ -5,7 +5,7 @@ Each is a function from its inputs to a folder in the store; the key holds every
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from dlmo.data.dataset import Dataset, Split
 from dlmo.progress import Progress
 from dlmo.runtimes.litert.flatbuffer import write_atomically
-from dlmo.study.recipe import Int8, Precision, Prune, Qat, Recipe, Step
+from dlmo.study.recipe import Int8, Precision, Prune, PruneChannels, Qat, Recipe, Step
 from dlmo.study.store import Store, key_of
 from dlmo.training.curve import Epoch
 from dlmo.training.schedule import PROGRESSIVE_COST, Augmentation, Schedule
@@ -24,7 +24,7 @@ _VERSIONS = {"train": 1, "technique": 1, "float": 1, "artifact": 1, "scores": 1}
 
 @dataclass(frozen=True)
 class NetworkPlan:
-    """How one network is trained: from scratch, while it is pruned, and quantization-aware.
+    """How one network is trained: from scratch, while it is pruned, quantization-aware, and while channels are cut.
 
     epoch_seconds, qat_epoch_seconds: what an epoch at full image size should take, for the time left that is shown.
     """
@@ -32,6 +32,7 @@ class NetworkPlan:
     train: Schedule
     prune: Schedule
     qat: Schedule
+    cut: Schedule
     epoch_seconds: float = 0.0
     qat_epoch_seconds: float = 0.0
 
@@ -39,7 +40,7 @@ class NetworkPlan:
         """The schedule of a step; None is training from scratch."""
         if step is None:
             return self.train
-        schedule = self.prune if isinstance(step, Prune) else self.qat
+        schedule = {Prune: self.prune, PruneChannels: self.cut, Qat: self.qat}[type(step)]
         return schedule if step.epochs is None else schedule.lasting(step.epochs)
 
     def seconds_of(self, step: Step | None) -> float:
@@ -65,7 +66,8 @@ class Workspace:
 class Trained:
     """A finished training stage.
 
-    epochs and seconds count the whole way from scratch to here.
+    epochs and seconds count the whole way from scratch to here. shapes: of the parameters and buffers that
+    channel pruning made smaller, by name.
     """
 
     key: str
@@ -75,6 +77,7 @@ class Trained:
     sparsity: float
     epochs: int
     seconds: float
+    shapes: dict[str, list[int]] = field(default_factory=dict)
 
     def curve(self) -> tuple[Epoch, ...]:
         return tuple(Epoch(**line) for line in json.loads((self.folder / "curve.json").read_text()))
@@ -207,6 +210,10 @@ def load_network(workspace: Workspace, trained: Trained):
     from dlmo.training import checkpoint
 
     network = build_network(workspace, trained.network)
+    if trained.shapes:
+        from dlmo.techniques.channel_pruning import with_shapes
+
+        network = with_shapes(network, trained.shapes)
     if trained.fake_quantized:
         network = insert_fake_quantization(network)
     checkpoint.load_weights(trained.folder / "weights.safetensors", network)
@@ -264,30 +271,49 @@ def _train_into(
     epochs = f"{schedule.epochs} epoch{'s' if schedule.epochs > 1 else ''}"
     title = f"{step.name if step else 'train'} {name}: {epochs}"
     with workspace.progress.stage(title, plan.seconds_of(step)) as update:
-        training = run_training(
-            network,
-            workspace.dataset.train,
-            workspace.dataset.validation,
-            schedule,
-            workspace.augmentation,
-            best_device(),
-            seed,
-            technique=_technique(step, parent) if step else None,
-            class_weights=workspace.class_weights,
-            checkpoint_path=state,
-            progress=update,
-        )
+
+        def fit(network, schedule, state, progress, technique=None):
+            return run_training(
+                network,
+                workspace.dataset.train,
+                workspace.dataset.validation,
+                schedule,
+                workspace.augmentation,
+                best_device(),
+                seed,
+                technique=technique,
+                class_weights=workspace.class_weights,
+                checkpoint_path=state,
+                progress=progress,
+            )
+
+        if isinstance(step, PruneChannels):
+            training = _cut_channels(folder, workspace, network, step, schedule, fit, update)
+        else:
+            training = fit(network, schedule, state, update, _technique(step, parent) if step else None)
     record = {
         "network": name,
         "fake_quantized": isinstance(step, Qat),
         "sparsity": sparsity_of(training.network) if step else 0.0,
         "epochs": schedule.epochs + (parent.epochs if parent else 0),
         "seconds": sum(epoch.seconds for epoch in training.curve) + (parent.seconds if parent else 0.0),
+        "shapes": parent.shapes if parent else {},
     }
+    if isinstance(step, PruneChannels):
+        from dlmo.techniques.channel_pruning import shapes_of
+
+        record["shapes"] = shapes_of(training.network, network)
     checkpoint.save_weights(folder / "weights.safetensors", training.network, record)
     write_atomically(folder / "curve.json", json.dumps([asdict(epoch) for epoch in training.curve]).encode())
     write_atomically(folder / "record.json", json.dumps(record).encode())
     state.unlink(missing_ok=True)
+
+
+def _cut_channels(folder: Path, workspace: Workspace, network, step: PruneChannels, schedule: Schedule, fit, update):
+    from dlmo.techniques.channel_pruning import Target, train_in_rounds
+
+    target = Target(step.ratio, step.macs, step.criterion, step.scope, step.round_to)
+    return train_in_rounds(network, target, step.rounds, workspace.dataset.train, schedule, folder, fit, update)
 
 
 def _read_trained(key: str, folder: Path) -> Trained:
