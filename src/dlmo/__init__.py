@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "optimize": "dlmo.strategy.optimize",
     "study": "dlmo.strategy.optimize",
+    "compress": "dlmo.strategy.optimize",
     "Options": "dlmo.strategy.optimize",
     "evaluate": "dlmo.measure.evaluate",
     "predict": "dlmo.package.predict",

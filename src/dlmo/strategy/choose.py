@@ -62,7 +62,19 @@ def explain(chosen: Result, results: Sequence[Result], budget: Budget, compare: 
         "balance": "the best balance (half the size or latency weighs like a quarter more errors)",
         "accuracy": "the highest validation accuracy (to 0.1 point), then the lowest latency",
     }[budget.goal]
-    reasons = [f"{goal} of {len(legal)} candidates (of {len(results)}) that meet the budget"]
+    why = f"{goal} of {len(legal)} candidates (of {len(results)}) that meet the budget"
+    return _choice(chosen, results, reference, compare, why, advice(chosen, results, budget, compare))
+
+
+def asked_for(chosen: Result, results: Sequence[Result], compare: Compare) -> Choice:
+    """The result of the recipe the user gave, and what it brought. compare: paired test on test images."""
+    return _choice(chosen, results, reference_of(results), compare, "the recipe was given", "")
+
+
+def _choice(
+    chosen: Result, results: Sequence[Result], reference: Result, compare: Compare, why: str, advised: str
+) -> Choice:
+    reasons = [why]
     if chosen is not reference:
         reasons.append(
             f"against {reference.network} NQ: {_ratio(reference.size_bytes, chosen.size_bytes, 'smaller', 'larger')}, "
@@ -75,7 +87,7 @@ def explain(chosen: Result, results: Sequence[Result], budget: Budget, compare: 
     for step in worth:
         if not step.paid:
             reasons.append(f"{step.step} did not pay here: {step.verdict}")
-    return Choice(chosen, tuple(reasons), worth, advice(chosen, results, budget, compare))
+    return Choice(chosen, tuple(reasons), worth, advised)
 
 
 def step_worth(chosen: Result, results: Sequence[Result], compare: Compare) -> tuple[StepWorth, ...]:

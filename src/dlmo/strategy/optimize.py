@@ -1,4 +1,5 @@
-"""The two jobs of dlmo on one data set: optimize (find the model for a budget) and study (measure recipes)."""
+"""The jobs of dlmo on one data set: optimize (find the model for a budget), study (measure recipes), and compress
+(one recipe on a model that is there already)."""
 
 import shlex
 from collections.abc import Callable, Sequence
@@ -10,13 +11,15 @@ from dlmo.data import Dataset, load
 from dlmo.errors import BudgetError, UserError
 from dlmo.measure.accuracy import confusion_matrix
 from dlmo.measure.latency import machine
+from dlmo.networks.own import OwnNetwork, Source
 from dlmo.package.folder import check_writable, mistakes_of, write_run
 from dlmo.progress import Progress, SilentProgress
 from dlmo.strategy import legality
 from dlmo.strategy.budget import Budget, make_budget, parse_duration
-from dlmo.strategy.choose import explain, nearest, pick
+from dlmo.strategy.choose import asked_for, explain, nearest, pick
+from dlmo.strategy.own import Request, open_source, take_in
 from dlmo.strategy.plan import Plan, augmentation_for, class_weights_for, default_networks, make_plan, remaining_seconds
-from dlmo.study.recipe import SETUPS, Recipe, for_setup, parse
+from dlmo.study.recipe import SETUPS, Recipe, for_setup, parse, parse_steps
 from dlmo.study.results import Run
 from dlmo.study.run import Outcome, comparer, run_recipes
 from dlmo.study.stages import Workspace
@@ -57,10 +60,15 @@ def optimize(
     min_accuracy: float | None = None,
     max_drop: float | None = None,
     network: Sequence[str] = (),
+    model: str | Path | None = None,
+    mean: str | None = None,
+    std: str | None = None,
     options: Options | None = None,
     progress: Progress | None = None,
 ) -> Run:
     """Find the best model for a budget; see the command line's help for the arguments.
+
+    model: the user's own, in place of the networks of this package; `network` then says what its weights are for.
 
     Raises UserError for wrong input, BudgetError (after everything was written) when nothing meets the budget.
     """
@@ -68,14 +76,15 @@ def optimize(
     limits = {"max_size": max_size, "max_latency": max_latency, "max_ram": max_ram}
     shares = {"min_accuracy": min_accuracy, "max_drop": max_drop}
     budget = make_budget(service, **limits, **shares)
-    named = list(dict.fromkeys(networks.canonical(name) for name in network))
-    arguments = {"service": service, **limits, **shares, "network": named, **_given(options)}
+    own = _own(model, network, mean, std)
+    named = [own.name] if own else list(dict.fromkeys(networks.canonical(name) for name in network))
+    arguments = {"service": service, **limits, **shares, **_own_arguments(own, named), **_given(options)}
 
     def recipes_for(images: int) -> list[Recipe]:
         return [for_setup(name, code) for name in named or default_networks(images) for code in SETUPS]
 
-    command = _command("optimize", source, arguments)
-    return _run(source, command, recipes_for, bool(named), budget, options, progress)
+    command = _command("optimize", [source], arguments)
+    return _run(source, command, recipes_for, bool(named), budget, options, progress, own=own)
 
 
 def study(
@@ -84,21 +93,59 @@ def study(
     network: Sequence[str] = (),
     setup: Sequence[str] = (),
     recipe: Sequence[str] = (),
+    model: str | Path | None = None,
+    mean: str | None = None,
+    std: str | None = None,
     options: Options | None = None,
     progress: Progress | None = None,
 ) -> Run:
-    """Measure setups on networks, and further recipes as given. No setup means all of the study's."""
+    """Measure setups on networks, and further recipes as given. No setup means all of the study's.
+
+    model: the user's own, in place of the networks of this package; recipes are then steps alone.
+    """
     options = options or Options(time=None)
+    own = _own(model, network, mean, std)
+    named = [own.name] if own else list(network)
     codes = [code for entry in setup for code in entry.split(",")]
-    if codes and not network:
+    if codes and not named:
         raise UserError("--setup needs --network NAME: a setup is measured on networks (see `dlmo networks`)")
-    setups = codes or list(SETUPS)
-    wanted = [for_setup(name, code) for name in network for code in setups] + [parse(text) for text in recipe]
+    setups = codes or ([] if own and recipe else list(SETUPS))
+    wanted = [for_setup(name, code) for name in named for code in setups]
+    wanted += [Recipe(own.name, parse_steps(text)) if own else parse(text) for text in recipe]
     if not wanted:
         raise UserError("nothing to study: give --network NAME (see `dlmo networks`) or --recipe TEXT")
     wanted = list({str(entry): entry for entry in wanted}.values())
-    arguments = {"network": list(network), "setup": codes, "recipe": list(recipe), **_given(options)}
-    return _run(source, _command("study", source, arguments), lambda images: wanted, True, None, options, progress)
+    arguments = {**_own_arguments(own, named), "setup": codes, "recipe": list(recipe), **_given(options)}
+    command = _command("study", [source], arguments)
+    chosen = bool(codes or recipe)
+    return _run(source, command, lambda images: wanted, True, None, options, progress, own=own, strict=chosen)
+
+
+def compress(
+    model: str | Path,
+    source: str | Path,
+    *,
+    recipe: str,
+    network: str | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    options: Options | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Put the user's model through the steps of `recipe`, such as "prune_channels(0.5) > qat > int8".
+
+    The run holds the model as it was given (NQ) and the compressed one, which is its choice.
+    """
+    options = options or Options()
+    own = _own(model, [network] if network else [], mean, std)
+    wanted = Recipe(own.name, parse_steps(recipe))
+    recipes = list({str(entry): entry for entry in (Recipe(own.name, parse_steps("")), wanted)}.values())
+    arguments = {"recipe": recipe, **_own_arguments(own, []), **_given(options)}
+    del arguments["model"]
+    command = _command("compress", [model, source], arguments)
+    return _run(
+        source, command, lambda images: recipes, True, None, options, progress, own=own, strict=True, given=wanted
+    )
 
 
 def _run(
@@ -109,8 +156,16 @@ def _run(
     budget: Budget | None,
     options: Options,
     progress: Progress | None,
+    *,
+    own: "_Own | None" = None,
+    strict: bool = False,
+    given: Recipe | None = None,
 ) -> Run:
-    """recipes_for: the recipes to run for so many training images."""
+    """recipes_for: the recipes to run for so many training images.
+
+    own: the user's model, the network of all recipes. strict: refuse recipes that it cannot go through, instead of
+    leaving them out. given: the recipe whose result is the choice.
+    """
     progress = progress or SilentProgress()
     seconds = None if options.time is None else parse_duration("--time", options.time)
     _check(options, recipes_for(0))
@@ -118,17 +173,22 @@ def _run(
     with progress.stage(f"read {source}") as update:
         dataset = load(
             source,
-            input_size=options.input_size,
+            input_size=options.input_size or (own.source.input_size if own else None),
+            channels=own.source.channels if own else None,
             group_by=options.group_by,
             progress=lambda done, total: update(done / max(1, total)),
         )
     for note in dataset.notes:
         progress.note(note)
     weights = class_weights_for(dataset)
-    workspace = Workspace(dataset, store, augmentation_for(dataset), weights, options.stem, progress)
+    network = take_in(own.source, own.request, dataset, options.stem, progress) if own else None
+    for note in network.notes if network else ():
+        progress.note(note)
+    workspace = Workspace(dataset, store, augmentation_for(dataset), weights, options.stem, progress, network)
     recipes: dict[str, list[Recipe]] = {}
     for recipe in recipes_for(len(dataset.train)):
-        recipes.setdefault(recipe.network, []).append(recipe)
+        if network is None or _possible(recipe, network, strict):
+            recipes.setdefault(recipe.network, []).append(recipe)
     plan = make_plan(
         workspace, list(recipes), recipes, seconds, options.epochs, all_networks=all_networks, seeds=len(options.seeds)
     )
@@ -137,12 +197,57 @@ def _run(
     planned = [recipe for name in plan.networks for recipe in recipes[name]]
     with progress.total(remaining_seconds(workspace, planned, plan.networks, options.seeds)):
         outcomes, curves = run_recipes(workspace, planned, plan.networks, options.seeds, options.threads)
-    run, best = _conclude(command, workspace, plan, budget, options, outcomes, curves)
+    run, best = _conclude(command, workspace, plan, budget, options, outcomes, curves, given)
     if options.folder is not None:
         write_run(options.folder, run, best, outcomes, dataset, options.group_by)
     if budget is not None and run.choice is None:
         raise BudgetError(run)
     return run
+
+
+@dataclass(frozen=True)
+class _Own:
+    """The user's model: what was asked for, and the opened file."""
+
+    request: Request
+    source: Source
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+
+def _own(model: str | Path | None, network: Sequence[str], mean: str | None, std: str | None) -> _Own | None:
+    """Open the user's model; None where none was named. Raises UserError before any data is read."""
+    if model is None:
+        if mean is not None or std is not None:
+            raise UserError("--mean and --std belong to --model: the networks of dlmo have their own normalization")
+        return None
+    if len(network) > 1:
+        raise UserError("--model goes with one --network at most: the network its weights are for")
+    request = Request(str(model), network[0] if network else None, mean, std)
+    return _Own(request, open_source(request))
+
+
+def _own_arguments(own: _Own | None, named: list[str]) -> dict[str, object]:
+    """Networks and the user's model as the command line writes them."""
+    if own is None:
+        return {"network": named}
+    request = own.request
+    return {"model": request.model, "network": request.network, "mean": request.mean, "std": request.std}
+
+
+def _possible(recipe: Recipe, network: OwnNetwork, strict: bool) -> bool:
+    """Whether the user's network can go through a recipe; raises UserError in place of False if `strict`."""
+    further = recipe.steps[:-1]
+    if network.post_training_only is None or not further:
+        return True
+    if strict:
+        raise UserError(
+            f'"{further[0]}" trains the network further, which {network.name} does not allow: '
+            f"{network.post_training_only}; use float32, float16, dynamic_int8 or int8 alone"
+        )
+    return False
 
 
 def _check(options: Options, recipes: list[Recipe]) -> None:
@@ -170,9 +275,9 @@ def _given(options: Options) -> dict[str, object]:
     return given
 
 
-def _command(job: str, source: str | Path, arguments: dict[str, object]) -> str:
+def _command(job: str, inputs: Sequence[str | Path], arguments: dict[str, object]) -> str:
     """The command line that does the same again."""
-    words = ["dlmo", job, str(source)]
+    words = ["dlmo", job, *map(str, inputs)]
     for name, value in arguments.items():
         for entry in value if isinstance(value, list) else [value]:
             if entry is not None:
@@ -188,8 +293,9 @@ def _conclude(
     options: Options,
     outcomes: list[Outcome],
     curves: dict,
+    given: Recipe | None,
 ) -> tuple[Run, Outcome]:
-    """Choose, and gather what the report tells; also returns the outcome whose file is the answer."""
+    """Choose (the recipe that was given, if one was), and gather what the report tells; also returns the outcome whose file is the answer."""
     dataset = workspace.dataset
     results = [outcome.result for outcome in outcomes]
     compare = comparer(outcomes, dataset)
@@ -197,8 +303,11 @@ def _conclude(
     if budget is not None:
         picked = pick(results, budget)
         choice = explain(picked, results, budget, compare) if picked is not None else None
+    elif given is not None:
+        choice = asked_for(next(r for r in results if r.recipe == str(given)), results, compare)
     shown = choice.result if choice else max(results, key=lambda result: result.validation_accuracy)
     best = next(outcome for outcome in outcomes if outcome.result is shown)
+    own_notes = workspace.own.notes if workspace.own else ()
     run = Run(
         title=command,
         dataset=_describe(dataset, command),
@@ -208,7 +317,7 @@ def _conclude(
         results=tuple(results),
         choice=choice,
         nearest=nearest(results, budget) if budget and choice is None else (),
-        notes=(*dataset.notes, *plan.notes, *_handling_notes(workspace)),
+        notes=(*dataset.notes, *own_notes, *plan.notes, *_handling_notes(workspace)),
         classes=dataset.classes,
         confusion=tuple(map(tuple, confusion_matrix(best.test_scores, dataset.test.labels).tolist())),
         mistakes=mistakes_of(best.test_scores, dataset),

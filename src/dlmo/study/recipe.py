@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from dlmo import networks
 from dlmo.errors import UserError
+from dlmo.networks.own import is_own
 
 
 class Step(BaseModel):
@@ -82,7 +83,8 @@ class Int8(Precision):
     calibration: int = Field(200, ge=1, le=5000, json_schema_extra={"search": [100, 500]})
 
 
-STEPS: dict[str, type[Step]] = {step.name: step for step in (Prune, PruneChannels, Qat, Float32, Float16, DynamicInt8, Int8)}
+_KINDS = (Prune, PruneChannels, Qat, Float32, Float16, DynamicInt8, Int8)
+STEPS: dict[str, type[Step]] = {step.name: step for step in _KINDS}
 
 # The study's setups (its Tables 5-12), and PRN with full-integer quantization, which it did not try.
 SETUPS: dict[str, str] = {
@@ -126,7 +128,7 @@ def parse(text: str) -> Recipe:
     head, *rest = [part.strip() for part in text.split(">")]
     if not head:
         raise UserError(f'recipe "{text}" has no network before the first ">"')
-    return Recipe(networks.canonical(head), parse_steps(" > ".join(rest)))
+    return Recipe(head if is_own(head) else networks.canonical(head), parse_steps(" > ".join(rest)))
 
 
 def parse_steps(text: str) -> tuple[Step, ...]:
@@ -142,7 +144,7 @@ def for_setup(network: str, code: str) -> Recipe:
     """The recipe of one of the study's setups."""
     if code not in SETUPS:
         raise UserError(f'unknown setup "{code}"{_nearest(code, SETUPS)}; known: {", ".join(SETUPS)}')
-    return Recipe(networks.canonical(network), parse_steps(SETUPS[code]))
+    return Recipe(network if is_own(network) else networks.canonical(network), parse_steps(SETUPS[code]))
 
 
 def _parse_step(text: str) -> Step:

@@ -3,6 +3,7 @@
 Each is a function from its inputs to a folder in the store; the key holds everything the output depends on.
 """
 
+import copy
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from dlmo.data.dataset import Dataset, Split
+from dlmo.networks.own import OwnNetwork
 from dlmo.progress import Progress
 from dlmo.runtimes.litert.flatbuffer import write_atomically
 from dlmo.study.recipe import Int8, Precision, Prune, PruneChannels, Qat, Recipe, Step
@@ -19,7 +21,7 @@ from dlmo.training.curve import Epoch
 from dlmo.training.schedule import PROGRESSIVE_COST, Augmentation, Schedule
 
 # Raise a number when the stage's code changes what it would produce.
-_VERSIONS = {"train": 1, "technique": 1, "float": 1, "artifact": 1, "scores": 1}
+_VERSIONS = {"train": 1, "import": 1, "technique": 1, "float": 1, "artifact": 1, "scores": 1}
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class NetworkPlan:
 
 @dataclass(frozen=True)
 class Workspace:
-    """What all stages of one study share."""
+    """What all stages of one study share. own: the user's network, which takes the place of one trained here."""
 
     dataset: Dataset
     store: Store
@@ -60,6 +62,10 @@ class Workspace:
     class_weights: tuple[float, ...] | None
     stem: str
     progress: Progress
+    own: OwnNetwork | None = None
+
+    def is_own(self, network: str) -> bool:
+        return self.own is not None and network == self.own.name
 
 
 @dataclass(frozen=True)
@@ -105,14 +111,19 @@ def make_artifact(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed:
 
 def training_keys(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed: int) -> list[tuple[str, str]]:
     """Stage name and key of each training of a recipe, in order, without running anything."""
-    keys = [("train", _train_key(workspace, recipe.network, plan, seed))]
+    if workspace.is_own(recipe.network):
+        keys = [("import", _import_key(workspace))]
+    else:
+        keys = [("train", _train_key(workspace, recipe.network, plan, seed))]
     for step in recipe.steps[:-1]:
         keys.append(("technique", _technique_key(workspace, keys[-1][1], step, plan, seed)))
     return keys
 
 
 def train(workspace: Workspace, network: str, plan: NetworkPlan, seed: int) -> Trained:
-    """Train a network from scratch."""
+    """Train a network from scratch, or take in the user's."""
+    if workspace.is_own(network):
+        return _import(workspace)
 
     def make(folder: Path) -> None:
         import torch
@@ -125,6 +136,23 @@ def train(workspace: Workspace, network: str, plan: NetworkPlan, seed: int) -> T
     return _read_trained(key, workspace.store.stage("train", key, make))
 
 
+def _import(workspace: Workspace) -> Trained:
+    """The user's network as if it had been trained here."""
+    own = workspace.own
+
+    def make(folder: Path) -> None:
+        if own.module is not None:
+            from dlmo.training import checkpoint
+
+            checkpoint.save_weights(folder / "weights.safetensors", own.module, {})
+        record = {"network": own.name, "fake_quantized": False, "sparsity": 0.0, "epochs": 0, "seconds": 0.0}
+        write_atomically(folder / "curve.json", b"[]")
+        write_atomically(folder / "record.json", json.dumps(record).encode())
+
+    key = _import_key(workspace)
+    return _read_trained(key, workspace.store.stage("import", key, make))
+
+
 def train_further(workspace: Workspace, parent: Trained, step: Step, plan: NetworkPlan, seed: int) -> Trained:
     """Train an already trained network under a step's technique."""
 
@@ -134,6 +162,12 @@ def train_further(workspace: Workspace, parent: Trained, step: Step, plan: Netwo
 
     key = _technique_key(workspace, parent.key, step, plan, seed)
     return _read_trained(key, workspace.store.stage("technique", key, make))
+
+
+def _import_key(workspace: Workspace) -> str:
+    own = workspace.own
+    inputs = {"network": own.name, "fingerprint": own.fingerprint, "input_shape": workspace.dataset.input_shape}
+    return key_of("import", _VERSIONS["import"], inputs)
 
 
 def _train_key(workspace: Workspace, network: str, plan: NetworkPlan, seed: int) -> str:
@@ -155,6 +189,9 @@ def convert(workspace: Workspace, trained: Trained, precision: Precision, seed: 
     def make_float(folder: Path) -> None:
         from dlmo.study.conversion import float_content
 
+        if workspace.is_own(trained.network) and workspace.own.tflite is not None:
+            write_atomically(folder / "model.tflite", workspace.own.tflite)
+            return
         with workspace.progress.stage(f"convert {trained.network}"):
             content = float_content(load_network(workspace, trained), workspace.dataset, trained.fake_quantized)
         write_atomically(folder / "model.tflite", content)
@@ -221,8 +258,11 @@ def load_network(workspace: Workspace, trained: Trained):
 
 
 def build_network(workspace: Workspace, network: str):
+    """The network before any training here; the user's own with its weights."""
     from dlmo import networks
 
+    if workspace.is_own(network):
+        return copy.deepcopy(workspace.own.module)
     dataset = workspace.dataset
     return networks.build(network, classes=len(dataset.classes), input_shape=dataset.input_shape, stem=workspace.stem)
 
