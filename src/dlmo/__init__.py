@@ -14,8 +14,9 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "optimize": "dlmo.strategy.optimize",
-    "study": "dlmo.strategy.optimize",
-    "Options": "dlmo.strategy.optimize",
+    "study": "dlmo.strategy.study",
+    "compress": "dlmo.strategy.compress",
+    "Options": "dlmo.strategy.job",
     "evaluate": "dlmo.measure.evaluate",
     "make_package": "dlmo.package.make",
     "verify": "dlmo.package.verify",

@@ -58,6 +58,17 @@ OpenSize = Annotated[
 ]
 ChannelOrder = Annotated[str, typer.Option(help="order of the input's channels: rgb, bgr")]
 
+OwnModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model", help="your own: file.py:FUNCTION, weights (.safetensors, .pt, .pth) with --network, or float .tflite"
+    ),
+]
+Mean = Annotated[
+    str | None, typer.Option(help="pixel mean your model was trained with: 0.5, or three, or imagenet, cifar, half")
+]
+Std = Annotated[str | None, typer.Option(help="pixel standard deviation your model was trained with")]
+
 # What shells call a command that Ctrl-C ended; typer turns a KeyboardInterrupt into it.
 _INTERRUPTED = 130
 
@@ -85,6 +96,9 @@ def optimize(
     target: Target = "cpu",
     threads: Threads = 1,
     network: Networks = None,
+    model: OwnModel = None,
+    mean: Mean = None,
+    std: Std = None,
     time: Time = "10m",
     epochs: Epochs = None,
     input_size: InputSize = None,
@@ -96,7 +110,7 @@ def optimize(
 ) -> None:
     """Train, compress, convert and measure; choose the model for a service or explicit limits."""
     from dlmo.errors import BudgetError
-    from dlmo.strategy.optimize import Options
+    from dlmo.strategy.job import Options
     from dlmo.strategy.optimize import optimize as work
 
     options = Options(
@@ -107,8 +121,8 @@ def optimize(
     try:
         run = work(
             source, service=service, max_size=max_size, max_latency=max_latency, max_ram=max_ram,
-            min_accuracy=min_accuracy, max_drop=max_drop, network=network or (), options=options,
-            progress=_progress(),
+            min_accuracy=min_accuracy, max_drop=max_drop, network=network or (), model=model, mean=mean,
+            std=std, options=options, progress=_progress(),
         )  # fmt: skip
     except BudgetError as error:
         run, code = error.run, 3
@@ -127,6 +141,9 @@ def study(
         list[str] | None, typer.Option(help="setup to measure, may be repeated; default all; see `dlmo setups`")
     ] = None,
     recipe: Annotated[list[str] | None, typer.Option(help='a recipe, such as "resnet20 > prune(0.9) > int8"')] = None,
+    model: OwnModel = None,
+    mean: Mean = None,
+    std: Std = None,
     seeds: Annotated[int, typer.Option(min=1, max=100, help="how many seeds to train each recipe with")] = 1,
     target: Target = "cpu",
     threads: Threads = 1,
@@ -141,8 +158,8 @@ def study(
 ) -> None:
     """Measure setups and recipes on networks, side by side."""
     from dlmo.errors import UserError
-    from dlmo.strategy.optimize import Options
-    from dlmo.strategy.optimize import study as work
+    from dlmo.strategy.job import Options
+    from dlmo.strategy.study import study as work
 
     options = Options(
         time=time, epochs=epochs, threads=threads, seeds=tuple(range(seeds)), input_size=input_size,
@@ -159,8 +176,44 @@ def study(
     if data is not None:
         raise UserError("--data belongs to `dlmo study paper`; write the place into the source, as in cifar10:DIR")
     run = work(
-        source, network=network or (), setup=setup or (), recipe=recipe or (), options=options, progress=_progress()
-    )
+        source, network=network or (), setup=setup or (), recipe=recipe or (), model=model, mean=mean, std=std,
+        options=options, progress=_progress(),
+    )  # fmt: skip
+    _print_run(run, out, as_json)
+
+
+@app.command()
+def compress(
+    model: Annotated[
+        str, typer.Argument(help="file.py:FUNCTION, weights (.safetensors, .pt, .pth) with --network, or float .tflite")
+    ],
+    source: Source,
+    recipe: Annotated[str, typer.Option(help='steps, such as "prune_channels(0.5) > qat > int8"; see `dlmo setups`')],
+    network: Annotated[
+        str | None, typer.Option(help="what the weights are for: a name (see `dlmo networks`) or file.py:FUNCTION")
+    ] = None,
+    mean: Mean = None,
+    std: Std = None,
+    target: Target = "cpu",
+    threads: Threads = 1,
+    time: Time = "10m",
+    epochs: Annotated[int | None, typer.Option(help="epochs of each training step, instead of --time")] = None,
+    input_size: InputSize = None,
+    group_by: GroupBy = None,
+    stem: Stem = "auto",
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Put a model that is trained already through a recipe, and measure what that brings."""
+    from dlmo.strategy.compress import compress as work
+    from dlmo.strategy.job import Options
+
+    options = Options(
+        time=time, epochs=epochs, threads=threads, seeds=(seed,), input_size=input_size, group_by=group_by,
+        stem=stem, target=target, out=out,
+    )  # fmt: skip
+    run = work(model, source, recipe=recipe, network=network, mean=mean, std=std, options=options, progress=_progress())
     _print_run(run, out, as_json)
 
 

@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from dlmo.package.make import make_package
-from dlmo.strategy.optimize import Options, study
+from dlmo.strategy.job import Options
+from dlmo.strategy.study import study
 
 
 @pytest.fixture(scope="session")

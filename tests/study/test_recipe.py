@@ -12,6 +12,8 @@ from dlmo.study.recipe import SETUPS, for_setup, parse
         "wide_resnet_16_1 > prune(0.8, rounds=60) > float16",
         "resnet8 > prune(rounds=60) > int8(calibration=300)",
         "resnet8 > int8(300)",
+        "mobilenet_v2@0.5 > prune_channels(0.5) > prune(0.9) > float32",
+        "resnet20 > prune_channels(macs=0.4, criterion=taylor, scope=layer, rounds=2) > qat > int8",
     ],
 )
 def test_text_round_trips(text):
@@ -52,6 +54,9 @@ def test_setups_name_their_recipes(code):
         ("resnet20 > float32(3)", "at most 0 values"),
         ("resnet20 > > int8", "is not a step"),
         ("> int8", "no network"),
+        ("resnet20 > prune_channels(0.5, 0.5)", "ratio or macs, not both"),
+        ("resnet20 > prune_channels(criterion=size)", "'magnitude', 'taylor'"),
+        ("resnet20 > prune > prune_channels", "must come before"),
         ("resnett20 > int8", "did you mean resnet20"),
     ],
 )

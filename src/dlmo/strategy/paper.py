@@ -9,7 +9,8 @@ from dlmo.errors import UserError
 from dlmo.progress import Progress
 from dlmo.strategy.budget import parse_duration
 from dlmo.strategy.findings import Finding, Measured, findings
-from dlmo.strategy.optimize import Options, study_outcomes
+from dlmo.strategy.job import Options
+from dlmo.strategy.study import finished_study
 from dlmo.study import published
 from dlmo.study.results import Run
 from dlmo.study.run import comparer
@@ -65,10 +66,10 @@ def study_paper(
     for name in published.DATASETS:
         source = name if data is None else f"{name}:{data}"
         part = options if options.folder is None else replace(options, out=options.folder / name)
-        run, outcomes, dataset = study_outcomes(source, chosen, codes, (), part, progress)
-        runs[name] = run
-        first = tuple(result for result in run.results if result.seed == options.seeds[0])
-        measured[name] = Measured(first, comparer(outcomes, dataset))
+        finished = finished_study(source, network=chosen, setup=codes, options=part, progress=progress)
+        runs[name] = finished.run
+        first = tuple(result for result in finished.run.results if result.seed == options.seeds[0])
+        measured[name] = Measured(first, comparer(finished.outcomes, finished.dataset))
     found = PaperStudy(runs, findings(measured))
     if options.folder is not None:
         from dlmo.report.study_page import write_study

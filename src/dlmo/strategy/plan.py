@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 from dlmo.data.dataset import Dataset
 from dlmo.errors import UserError
 from dlmo.runtimes.litert.flatbuffer import write_atomically
-from dlmo.study.recipe import Qat, Recipe, Step
+from dlmo.study.recipe import PruneChannels, Qat, Recipe, Step
 from dlmo.study.stages import NetworkPlan, Workspace, training_keys
 from dlmo.study.store import key_of
 from dlmo.training.schedule import Augmentation, Schedule
@@ -30,7 +30,7 @@ _SECONDS_PER_FILE = 5.0
 _PROBE_SECONDS, _LEAST_PROBE_STEPS, _MOST_PROBE_STEPS = 2.0, 4, 40
 # A further network is worth adding only if every network then still gets this share of its full schedule.
 _ENOUGH_OF_SCHEDULE = 0.5
-_PRUNE_SHARE, _QAT_SHARE = 0.2, 0.06
+_PRUNE_SHARE, _QAT_SHARE, _CUT_SHARE = 0.2, 0.06, 0.4
 _SMALLEST_PROGRESSIVE_SIDE = 28
 _VERSION = 6
 
@@ -91,13 +91,22 @@ def batch_size_for(images: int) -> int:
 
 
 def schedules(images: int, side: int, epochs: int) -> NetworkPlan:
-    """The three schedules of a network whose training from scratch takes `epochs`. side: of the input, pixels."""
+    """The schedules of a network whose training from scratch takes `epochs`. side: of the input, pixels."""
     batch = batch_size_for(images)
     rate = 0.1 * math.sqrt(batch / 64)
     train = Schedule(epochs, batch, rate, warmup=0.15, progressive=side >= _SMALLEST_PROGRESSIVE_SIDE and epochs >= 8)
     prune = Schedule(max(3, round(_PRUNE_SHARE * epochs)), batch, rate / 2, warmup=0.05)
     qat = Schedule(max(1, round(_QAT_SHARE * epochs)), batch, 0.01, warmup=0.05, weight_decay=1e-4, clip_norm=1.0)
-    return NetworkPlan(train, prune, qat)
+    cut = prune.lasting(max(3, round(_CUT_SHARE * epochs)))
+    return NetworkPlan(train, prune, qat, cut)
+
+
+def further_training(plan: NetworkPlan, epochs: int | None) -> NetworkPlan:
+    """The plan of a network that comes trained: nothing from scratch; `epochs`, if given, for each further step."""
+    plan = replace(plan, train=plan.train.lasting(0))
+    if epochs is None:
+        return plan
+    return replace(plan, prune=plan.prune.lasting(epochs), qat=plan.qat.lasting(epochs), cut=plan.cut.lasting(epochs))
 
 
 def make_plan(
@@ -129,13 +138,20 @@ def make_plan(
         "seeds": seeds,
         "target": workspace.target.name,
     }
+    own = workspace.own
+    if own is not None:
+        asked["own"] = own.fingerprint
+
+    def plan_of(count: int) -> NetworkPlan:
+        plan = schedules(images, side, count)
+        return plan if own is None else further_training(plan, epochs)
 
     def make(folder: Path) -> None:
         from dlmo.training.device import best_device
 
         with workspace.progress.stage("plan: time a few training steps"):
             costs = {network: _Cost.probe(workspace, network, recipes[network]) for network in networks}
-        counts = _fit(costs, images, side, seconds, epochs, all_networks, seeds)
+        counts = _fit(costs, images, plan_of, seconds, epochs, all_networks, seeds)
         document = {
             "epochs": counts,
             "epoch_seconds": {network: costs[network].train for network in counts},
@@ -149,13 +165,14 @@ def make_plan(
     document = json.loads((folder / "plan.json").read_text())
     plans = {
         network: replace(
-            schedules(images, side, count),
+            plan_of(count),
             epoch_seconds=document["epoch_seconds"][network],
             qat_epoch_seconds=document["qat_epoch_seconds"][network],
         )
         for network, count in document["epochs"].items()
     }
-    return Plan(plans, document["device"], _notes(document, plans, images, seconds))
+    cuts = any(isinstance(step, PruneChannels) for listed in recipes.values() for r in listed for step in r.steps)
+    return Plan(plans, document["device"], _notes(document, plans, cuts, images, seconds))
 
 
 def remaining_seconds(
@@ -190,12 +207,17 @@ def _seconds_to_score(workspace: Workspace, network: str) -> float:
     return workspace.target.seconds_to_predict(len(data.validation) + len(data.test), macs)
 
 
-def _notes(document: dict, plans: dict[str, NetworkPlan], images: int, seconds: float | None) -> tuple[str, ...]:
+def _notes(
+    document: dict, plans: dict[str, NetworkPlan], cuts: bool, images: int, seconds: float | None
+) -> tuple[str, ...]:
+    """cuts: whether any recipe cuts channels."""
     first = next(iter(plans.values()))
-    notes = [f"schedule: {first.train.epochs} epochs from scratch, {first.prune.epochs} while pruning, "
-             f"{first.qat.epochs} quantization-aware"]  # fmt: skip
+    start = f"{first.train.epochs} epochs from scratch, " if first.train.epochs else ""
+    notes = [f"schedule: {start}{first.prune.epochs} while pruning, {first.qat.epochs} quantization-aware"]
+    if cuts:
+        notes[0] += f", {first.cut.epochs} while cutting channels"
     full = full_epochs(images)
-    if first.train.epochs < full and seconds is not None:
+    if 0 < first.train.epochs < full and seconds is not None:
         notes.append(f"the time is short: a full schedule has {full} epochs; more --time gives better accuracy")
     if document["dropped"]:
         notes.append(f"not tried for lack of time: {', '.join(document['dropped'])}")
@@ -222,7 +244,10 @@ class _Cost:
             recipe.steps[:end]: recipe.steps[end - 1] for recipe in recipes for end in range(1, len(recipe.steps))
         }
         steps = tuple(prefixes.values())
-        train, qat = _seconds_per_epoch(workspace, network, any(isinstance(step, Qat) for step in steps))
+        if workspace.is_own(network) and not steps:
+            train = qat = 0.0
+        else:
+            train, qat = _seconds_per_epoch(workspace, network, any(isinstance(step, Qat) for step in steps))
         per_file = _SECONDS_PER_FILE + _seconds_to_score(workspace, network)
         return _Cost(train, qat, steps, len(recipes), per_file)
 
@@ -235,13 +260,16 @@ class _Cost:
 def _fit(
     costs: dict[str, _Cost],
     images: int,
-    side: int,
+    plan_of: Callable[[int], NetworkPlan],
     seconds: float | None,
     epochs: int | None,
     all_networks: bool,
     seeds: int,
 ) -> dict[str, int]:
-    """The networks to try, and how many epochs each is trained from scratch."""
+    """The networks to try, and how many epochs each is trained from scratch.
+
+    plan_of: the schedules for so many epochs.
+    """
     full = full_epochs(images)
     names = list(costs)
     if seconds is None or epochs is not None:
@@ -251,7 +279,7 @@ def _fit(
         """The longest schedule, in epochs, that fits; 0 if not even one epoch does."""
 
         def fits(count: int) -> bool:
-            plan = schedules(images, side, count)
+            plan = plan_of(count)
             return sum(costs[name].seconds(plan, seeds) for name in chosen) <= seconds * _PLANNED_SHARE
 
         return next((count for count in range(full, 0, -1) if fits(count)), 0)
@@ -263,7 +291,7 @@ def _fit(
         chosen = names[: len(chosen) + 1]
     count = affordable(chosen)
     if count == 0:
-        needed = sum(costs[n].seconds(schedules(images, side, 1), seeds) for n in chosen) / _PLANNED_SHARE
+        needed = sum(costs[n].seconds(plan_of(1), seeds) for n in chosen) / _PLANNED_SHARE
         raise UserError(
             f"--time is too short for one epoch of {', '.join(chosen)} with all steps on this machine: "
             f"give at least {math.ceil(needed / 60)}m, or fewer networks or setups"

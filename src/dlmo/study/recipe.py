@@ -6,12 +6,13 @@ mobilenet_v2@0.5 > prune(0.9) > qat > int8
 import difflib
 import re
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dlmo import networks
 from dlmo.errors import UserError
+from dlmo.networks.own import is_own
 
 
 class Step(BaseModel):
@@ -35,6 +36,25 @@ class Prune(Step):
     sparsity: float = Field(0.8, gt=0, lt=1, json_schema_extra={"search": [0.5, 0.95]})
     rounds: int = Field(65, ge=1, le=1000, json_schema_extra={"search": [60, 70]})
     epochs: int | None = Field(None, ge=1, le=10_000)  # None: the plan's share of the schedule
+
+
+class PruneChannels(Step):
+    """See techniques.channel_pruning. ratio: share of the channels removed; macs: share of the MACs kept."""
+
+    name, code, summary = "prune_channels", "CHP", "cuts whole channels: a smaller and faster dense network"
+    ratio: float = Field(0.5, gt=0, lt=1, json_schema_extra={"search": [0.25, 0.75]})
+    macs: float | None = Field(None, gt=0, lt=1)  # in place of ratio
+    criterion: Literal["magnitude", "taylor", "bn_scale", "lamp"] = "magnitude"
+    scope: Literal["global", "layer"] = "global"
+    rounds: int = Field(3, ge=1, le=100, json_schema_extra={"search": [1, 5]})
+    round_to: int = Field(8, ge=1, le=64)
+    epochs: int | None = Field(None, ge=1, le=10_000)
+
+    @model_validator(mode="after")
+    def _one_target(self) -> "PruneChannels":
+        if {"ratio", "macs"} <= self.model_fields_set:
+            raise ValueError("give ratio or macs, not both")
+        return self
 
 
 class Qat(Step):
@@ -63,7 +83,8 @@ class Int8(Precision):
     calibration: int = Field(200, ge=1, le=5000, json_schema_extra={"search": [100, 500]})
 
 
-STEPS: dict[str, type[Step]] = {step.name: step for step in (Prune, Qat, Float32, Float16, DynamicInt8, Int8)}
+_KINDS = (Prune, PruneChannels, Qat, Float32, Float16, DynamicInt8, Int8)
+STEPS: dict[str, type[Step]] = {step.name: step for step in _KINDS}
 
 # The study's setups (its Tables 5-12), and PRN with full-integer quantization, which it did not try.
 SETUPS: dict[str, str] = {
@@ -107,7 +128,7 @@ def parse(text: str) -> Recipe:
     head, *rest = [part.strip() for part in text.split(">")]
     if not head:
         raise UserError(f'recipe "{text}" has no network before the first ">"')
-    return Recipe(networks.canonical(head), parse_steps(" > ".join(rest)))
+    return Recipe(head if is_own(head) else networks.canonical(head), parse_steps(" > ".join(rest)))
 
 
 def parse_steps(text: str) -> tuple[Step, ...]:
@@ -123,7 +144,7 @@ def for_setup(network: str, code: str) -> Recipe:
     """The recipe of one of the study's setups."""
     if code not in SETUPS:
         raise UserError(f'unknown setup "{code}"{_nearest(code, SETUPS)}; known: {", ".join(SETUPS)}')
-    return Recipe(networks.canonical(network), parse_steps(SETUPS[code]))
+    return Recipe(network if is_own(network) else networks.canonical(network), parse_steps(SETUPS[code]))
 
 
 def _parse_step(text: str) -> Step:
@@ -152,7 +173,8 @@ def _parse_step(text: str) -> Step:
         return kind(**values)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f'step "{text}": {".".join(map(str, first["loc"]))}: {first["msg"].lower()}') from None
+        where = "".join(f"{name}: " for name in first["loc"])
+        raise UserError(f'step "{text}": {where}{first["msg"].lower().removeprefix("value error, ")}') from None
 
 
 def _check_order(steps: list[Step]) -> None:
@@ -163,6 +185,8 @@ def _check_order(steps: list[Step]) -> None:
     for name in set(names):
         if names.count(name) > 1:
             raise UserError(f'step "{name}" stands twice')
+    if {"prune", "prune_channels"} <= set(names) and names.index("prune") < names.index("prune_channels"):
+        raise UserError('"prune_channels" must come before "prune": training the smaller network would fill its zeros')
     if "qat" in names and names[-2:] != ["qat", "int8"]:
         raise UserError('"qat" must be followed by "int8": it trains the scales of the int8 file')
 

@@ -117,5 +117,6 @@ def _curves(made: list[tuple[Recipe, int, Artifact]]) -> dict[str, tuple[Epoch, 
     curves = {}
     for recipe, seed, artifact in made:
         title = " > ".join([recipe.network, *map(str, recipe.steps[:-1])])
-        curves[f"{title}, seed {seed}"] = artifact.trained.curve()
+        if artifact.trained.curve():  # a user's own network has none
+            curves[f"{title}, seed {seed}"] = artifact.trained.curve()
     return curves

@@ -3,9 +3,10 @@
 Each is a function from its inputs to a folder in the store; the key holds everything the output depends on.
 """
 
+import copy
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,21 +14,22 @@ import numpy as np
 from dlmo.data.dataset import Dataset, Split
 from dlmo.measure.targets import Target
 from dlmo.measure.targets.host import Host
+from dlmo.networks.own import OwnNetwork
 from dlmo.progress import Progress, Update
 from dlmo.runtimes.litert.flatbuffer import write_atomically
-from dlmo.study.recipe import Int8, Precision, Prune, Qat, Recipe, Step
+from dlmo.study.recipe import Int8, Precision, Prune, PruneChannels, Qat, Recipe, Step
 from dlmo.study.results import Repair
 from dlmo.study.store import Store, key_of
 from dlmo.training.curve import Epoch
 from dlmo.training.schedule import PROGRESSIVE_COST, Augmentation, Schedule
 
 # Raise a number when the stage's code changes what it would produce.
-_VERSIONS = {"train": 1, "technique": 2, "float": 2, "artifact": 2, "scores": 1}
+_VERSIONS = {"train": 1, "import": 1, "technique": 2, "float": 2, "artifact": 2, "scores": 1}
 
 
 @dataclass(frozen=True)
 class NetworkPlan:
-    """How one network is trained: from scratch, while it is pruned, and quantization-aware.
+    """How one network is trained: from scratch, while it is pruned, quantization-aware, and while channels are cut.
 
     epoch_seconds, qat_epoch_seconds: what an epoch at full image size should take, for the time left that is shown.
     """
@@ -35,6 +37,7 @@ class NetworkPlan:
     train: Schedule
     prune: Schedule
     qat: Schedule
+    cut: Schedule
     epoch_seconds: float = 0.0
     qat_epoch_seconds: float = 0.0
 
@@ -42,7 +45,7 @@ class NetworkPlan:
         """The schedule of a step; None is training from scratch."""
         if step is None:
             return self.train
-        schedule = self.prune if isinstance(step, Prune) else self.qat
+        schedule = {Prune: self.prune, PruneChannels: self.cut, Qat: self.qat}[type(step)]
         return schedule if step.epochs is None else schedule.lasting(step.epochs)
 
     def seconds_of(self, step: Step | None) -> float:
@@ -54,7 +57,7 @@ class NetworkPlan:
 
 @dataclass(frozen=True)
 class Workspace:
-    """What all stages of one study share."""
+    """What all stages of one study share. own: the user's network, which takes the place of one trained here."""
 
     dataset: Dataset
     store: Store
@@ -63,13 +66,18 @@ class Workspace:
     stem: str
     progress: Progress
     target: Target = Host()
+    own: OwnNetwork | None = None
+
+    def is_own(self, network: str) -> bool:
+        return self.own is not None and network == self.own.name
 
 
 @dataclass(frozen=True)
 class Trained:
     """A finished training stage.
 
-    epochs and seconds count the whole way from scratch to here.
+    epochs and seconds count the whole way from scratch to here. shapes: of the parameters and buffers that
+    channel pruning made smaller, by name.
     """
 
     key: str
@@ -79,6 +87,7 @@ class Trained:
     sparsity: float
     epochs: int
     seconds: float
+    shapes: dict[str, list[int]] = field(default_factory=dict)
 
     def curve(self) -> tuple[Epoch, ...]:
         return tuple(Epoch(**line) for line in json.loads((self.folder / "curve.json").read_text()))
@@ -111,14 +120,19 @@ def make_artifact(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed:
 
 def training_keys(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed: int) -> list[tuple[str, str]]:
     """Stage name and key of each training of a recipe, in order, without running anything."""
-    keys = [("train", _train_key(workspace, recipe.network, plan, seed))]
+    if workspace.is_own(recipe.network):
+        keys = [("import", _import_key(workspace))]
+    else:
+        keys = [("train", _train_key(workspace, recipe.network, plan, seed))]
     for step in recipe.steps[:-1]:
         keys.append(("technique", _technique_key(workspace, keys[-1][1], step, plan, seed)))
     return keys
 
 
 def train(workspace: Workspace, network: str, plan: NetworkPlan, seed: int) -> Trained:
-    """Train a network from scratch."""
+    """Train a network from scratch, or take in the user's."""
+    if workspace.is_own(network):
+        return _import(workspace)
 
     def make(folder: Path) -> None:
         import torch
@@ -131,6 +145,23 @@ def train(workspace: Workspace, network: str, plan: NetworkPlan, seed: int) -> T
     return _read_trained(key, workspace.store.stage("train", key, make))
 
 
+def _import(workspace: Workspace) -> Trained:
+    """The user's network as if it had been trained here."""
+    own = workspace.own
+
+    def make(folder: Path) -> None:
+        if own.module is not None:
+            from dlmo.training import checkpoint
+
+            checkpoint.save_weights(folder / "weights.safetensors", own.module, {})
+        record = {"network": own.name, "fake_quantized": False, "sparsity": 0.0, "epochs": 0, "seconds": 0.0}
+        write_atomically(folder / "curve.json", b"[]")
+        write_atomically(folder / "record.json", json.dumps(record).encode())
+
+    key = _import_key(workspace)
+    return _read_trained(key, workspace.store.stage("import", key, make))
+
+
 def train_further(workspace: Workspace, parent: Trained, step: Step, plan: NetworkPlan, seed: int) -> Trained:
     """Train an already trained network under a step's technique."""
 
@@ -140,6 +171,12 @@ def train_further(workspace: Workspace, parent: Trained, step: Step, plan: Netwo
 
     key = _technique_key(workspace, parent.key, step, plan, seed)
     return _read_trained(key, workspace.store.stage("technique", key, make))
+
+
+def _import_key(workspace: Workspace) -> str:
+    own = workspace.own
+    inputs = {"network": own.name, "fingerprint": own.fingerprint, "input_shape": workspace.dataset.input_shape}
+    return key_of("import", _VERSIONS["import"], inputs)
 
 
 def _train_key(workspace: Workspace, network: str, plan: NetworkPlan, seed: int) -> str:
@@ -184,6 +221,8 @@ def _float_content(workspace: Workspace, trained: Trained, for_int8: bool) -> by
     """The converter's file of a trained network; for int8 with operators that have int8 kernels."""
     from dlmo.techniques.integer_form import integer_form, needs_integer_form
 
+    if workspace.is_own(trained.network) and workspace.own.tflite is not None:
+        return workspace.own.tflite
     network = load_network(workspace, trained)
     rewritten = for_int8 and needs_integer_form(network)
 
@@ -232,6 +271,10 @@ def load_network(workspace: Workspace, trained: Trained):
     from dlmo.training import checkpoint
 
     network = build_network(workspace, trained.network)
+    if trained.shapes:
+        from dlmo.techniques.channel_pruning import with_shapes
+
+        network = with_shapes(network, trained.shapes)
     if trained.fake_quantized:
         network = insert_fake_quantization(network)
     checkpoint.load_weights(trained.folder / "weights.safetensors", network)
@@ -239,8 +282,11 @@ def load_network(workspace: Workspace, trained: Trained):
 
 
 def build_network(workspace: Workspace, network: str):
+    """The network before any training here; the user's own with its weights."""
     from dlmo import networks
 
+    if workspace.is_own(network):
+        return copy.deepcopy(workspace.own.module)
     dataset = workspace.dataset
     return networks.build(network, classes=len(dataset.classes), input_shape=dataset.input_shape, stem=workspace.stem)
 
@@ -289,30 +335,49 @@ def _train_into(
     epochs = f"{schedule.epochs} epoch{'s' if schedule.epochs > 1 else ''}"
     title = f"{step.name if step else 'train'} {name}: {epochs}"
     with workspace.progress.stage(title, plan.seconds_of(step)) as update:
-        training = run_training(
-            network,
-            workspace.dataset.train,
-            workspace.dataset.validation,
-            schedule,
-            workspace.augmentation,
-            best_device(),
-            seed,
-            technique=_technique(step, parent) if step else None,
-            class_weights=workspace.class_weights,
-            checkpoint_path=state,
-            progress=update,
-        )
+
+        def fit(network, schedule, state, progress, technique=None):
+            return run_training(
+                network,
+                workspace.dataset.train,
+                workspace.dataset.validation,
+                schedule,
+                workspace.augmentation,
+                best_device(),
+                seed,
+                technique=technique,
+                class_weights=workspace.class_weights,
+                checkpoint_path=state,
+                progress=progress,
+            )
+
+        if isinstance(step, PruneChannels):
+            training = _cut_channels(folder, workspace, network, step, schedule, fit, update)
+        else:
+            training = fit(network, schedule, state, update, _technique(step, parent) if step else None)
     record = {
         "network": name,
         "fake_quantized": isinstance(step, Qat),
         "sparsity": sparsity_of(training.network) if step else 0.0,
         "epochs": schedule.epochs + (parent.epochs if parent else 0),
         "seconds": sum(epoch.seconds for epoch in training.curve) + (parent.seconds if parent else 0.0),
+        "shapes": parent.shapes if parent else {},
     }
+    if isinstance(step, PruneChannels):
+        from dlmo.techniques.channel_pruning import shapes_of
+
+        record["shapes"] = shapes_of(training.network, network)
     checkpoint.save_weights(folder / "weights.safetensors", training.network, record)
     write_atomically(folder / "curve.json", json.dumps([asdict(epoch) for epoch in training.curve]).encode())
     write_atomically(folder / "record.json", json.dumps(record).encode())
     state.unlink(missing_ok=True)
+
+
+def _cut_channels(folder: Path, workspace: Workspace, network, step: PruneChannels, schedule: Schedule, fit, update):
+    from dlmo.techniques.channel_pruning import Target, train_in_rounds
+
+    target = Target(step.ratio, step.macs, step.criterion, step.scope, step.round_to)
+    return train_in_rounds(network, target, step.rounds, workspace.dataset.train, schedule, folder, fit, update)
 
 
 def _read_trained(key: str, folder: Path) -> Trained:

@@ -16,7 +16,7 @@ from dlmo.techniques.technique import Technique
 from dlmo.training import checkpoint
 from dlmo.training.augmentation import augment
 from dlmo.training.curve import Epoch
-from dlmo.training.device import Device, keep_freed_memory
+from dlmo.training.device import Device, keep_freed_memory, memory_format
 from dlmo.training.schedule import Augmentation, Schedule
 
 # A checkpoint at the end of an epoch when the last one is older than this (seconds).
@@ -58,7 +58,9 @@ def train(
     torch.manual_seed(seed)
     steps_per_epoch = max(1, len(images) // schedule.batch_size)
     total = steps_per_epoch * schedule.epochs
-    network = technique.begin(network.to(device.name), total).to(device.name, memory_format=torch.channels_last)
+    network = technique.begin(network.to(device.name), total)
+    layout = memory_format(network, device)
+    network = network.to(device.name, memory_format=layout)
     optimizer = _optimizer(network, schedule)
     pixels = torch.from_numpy(images.images).to(device.name)
     labels = torch.from_numpy(images.labels).to(device.name)
@@ -85,7 +87,7 @@ def train(
                 group["lr"] = schedule.learning_rate_at(number, total)
             chosen = order[step * schedule.batch_size : (step + 1) * schedule.batch_size]
             batch = augment(pixels[chosen], augmentation, generator)
-            batch = to_network_input(batch, schedule.size_at(number, total))
+            batch = to_network_input(batch, schedule.size_at(number, total)).contiguous(memory_format=layout)
             with torch.autocast(device.name, device.autocast, enabled=device.autocast is not None):
                 logits = network(batch)
             loss = F.cross_entropy(logits.float(), labels[chosen], weights, label_smoothing=schedule.label_smoothing)
