@@ -9,8 +9,10 @@ A decoded image has mode L or RGB, L exactly when it is grey:
 """
 
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from typing import BinaryIO
 
 import numpy as np
@@ -20,7 +22,10 @@ from dlmo.data.preprocessing import PAD_VALUE, Preprocessing
 
 MAX_PIXELS = 100_000_000  # an image with more, by its header, is not decoded
 # Other plugins of Pillow are not for photos, and some start programs (EPS) or read further files.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000")
+FORMATS = {
+    "JPEG": "Jpeg", "PNG": "Png", "WEBP": "WebP", "BMP": "Bmp", "GIF": "Gif", "TIFF": "Tiff", "PPM": "Ppm",
+    "AVIF": "Avif", "JPEG2000": "Jpeg2K",
+}  # fmt: skip
 DRAFT_FACTOR = 4  # a JPEG is read at a reduced scale, if it stays this many times larger than the input
 
 GREY_MODES = ("1", "L", "LA", "I;16", "I;16L", "I;16B", "I;16N", "I")
@@ -90,7 +95,10 @@ def _open(stream: BinaryIO) -> Image.Image:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    Image.init()
+    """The FORMATS that this Pillow reads."""
+    for plugin in FORMATS.values():
+        with suppress(ImportError):
+            import_module(f"PIL.{plugin}ImagePlugin")  # Image.init() would import forty, which takes longer to start
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
