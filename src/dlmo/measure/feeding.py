@@ -183,7 +183,7 @@ def _numbers(option: str, value: str | float | Sequence[float]) -> tuple[float, 
     parts = value.split(",") if isinstance(value, str) else value if isinstance(value, Sequence) else [value]
     try:
         numbers = tuple(float(part) for part in parts)
-    except ValueError:
+    except (ValueError, TypeError):
         numbers = ()
     if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
         raise UserError(f"{option} {value}: give one number, or three with commas between")
@@ -198,12 +198,13 @@ def _read_labels(path: Path) -> tuple[str, ...]:
 
 
 def _noted_normalization(sidecar: Path) -> Normalization | None:
-    """`normalize` of a preprocessing.json: offset and scale, each one number or one per channel."""
+    """`normalize` of a preprocessing.json: offset and scale, each one number or one per channel; None without it."""
     try:
         noted = json.loads(sidecar.read_text())["normalize"]
-        offset, scale = (value if isinstance(value, list) else [value] for value in (noted["offset"], noted["scale"]))
-        return FeedOptions(mean=offset, std=scale).normalization()
-    except (OSError, KeyError):
+        offset, scale = noted["offset"], noted["scale"]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    except (ValueError, TypeError, UserError):
+    try:
+        return FeedOptions(mean=offset, std=scale).normalization()
+    except UserError:
         raise UserError(f"{sidecar}: its normalize is no offset and scale; mend it or remove the file") from None

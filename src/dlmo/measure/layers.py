@@ -205,8 +205,10 @@ def compare(
         report(number / len(images))
         agreeing += int(kept.run(image).argmax() == floats.run(image).argmax())
         for index, twin in twins.items():
-            wanted = floats.output(twin).astype(np.float64)
-            noise[index] += float(np.square(kept.output(index) - wanted).sum())
+            got, wanted = kept.output(index).astype(np.float64), floats.output(twin).astype(np.float64)
+            if kept.cut[index] or floats.cut[twin]:  # a quantizer may leave an activation to the output's range
+                got, wanted = np.maximum(got, 0), np.maximum(wanted, 0)
+            noise[index] += float(np.square(got - wanted).sum())
             power[index] += float(np.square(wanted).sum())
     errors = {index: noise[index] / power[index] for index in twins if power[index] > 0 and np.isfinite(noise[index])}
     carried = kept.carried(errors)
@@ -228,6 +230,7 @@ class _Kept:
         self._nodes = [node for node in self._runner.interpreter._get_ops_details() if node["op_name"] != "DELEGATE"]
         self._tensors = {entry["index"]: entry for entry in self._runner.interpreter.get_tensor_details()}
         self.keys = [_key(model, operator) for operator in model.subgraphs[0].operators]
+        self.cut = [_cut_at_zero(model, operator) for operator in model.subgraphs[0].operators]
 
     def run(self, image: np.ndarray) -> np.ndarray:
         """Scores of one image H x W x C."""
@@ -251,22 +254,21 @@ class _Kept:
 
 
 def _key(model: schema.ModelT, operator: schema.OperatorT) -> tuple | None:
-    """What an operator must share with its twin: name, output shape, and whether its output is cut off below.
-
-    None for one that is not compared. A quantized output whose zero point is the least number is cut off at 0 by its
-    type, so that quantizers drop or keep the activation as they like.
-    """
+    """What an operator must share with its twin: name and output shape. None for one that is not compared."""
     name = flatbuffer.operator_name(model, operator)
     output = flatbuffer.output_tensor(model.subgraphs[0], operator)
-    if name in _NOT_COMPARED or output is None:
-        return None
+    return None if name in _NOT_COMPARED or output is None else (name, flatbuffer.shape_of(output))
+
+
+def _cut_at_zero(model: schema.ModelT, operator: schema.OperatorT) -> bool:
+    """Whether the output has no negative numbers, by the operator's activation or by its quantized type."""
     activation = getattr(operator.builtinOptions, "fusedActivationFunction", schema.ActivationFunctionType.NONE)
-    zero_points = getattr(output.quantization, "zeroPoint", None)
-    lowest = {schema.TensorType.INT8: -128, schema.TensorType.UINT8: 0}.get(output.type)
-    cut = activation != schema.ActivationFunctionType.NONE
-    if not cut and lowest is not None and zero_points is not None and len(zero_points):
-        cut = int(zero_points[0]) == lowest
-    return name, flatbuffer.shape_of(output), cut
+    if activation in (schema.ActivationFunctionType.RELU, schema.ActivationFunctionType.RELU6):
+        return True
+    output = flatbuffer.output_tensor(model.subgraphs[0], operator)
+    zero_points = getattr(output.quantization, "zeroPoint", None) if output is not None else None
+    lowest = {schema.TensorType.INT8: -128, schema.TensorType.UINT8: 0}
+    return zero_points is not None and len(zero_points) > 0 and int(zero_points[0]) == lowest.get(output.type)
 
 
 def matched(keys: list[tuple | None], float_keys: list[tuple | None]) -> dict[int, int]:
