@@ -194,3 +194,28 @@ def with_classes() -> Callable[[int], Run]:
         return make_run(tuple(names), test_images=360 if number == 2 else 10_000)
 
     return make
+
+
+@pytest.fixture
+def on_mcu(run: Run) -> Run:
+    """The same for a target that tells no latency but the parts of its arena, and estimates flash."""
+
+    def told(result: Result) -> Result:
+        head = result.size_bytes // 10
+        return replace(
+            result,
+            latency_ms=None,
+            latency_p90_ms=None,
+            latency_source="not measured: no device here",
+            ram_bytes=head + 7_000,
+            ram_source="counted by the runtime",
+            arena_head=head,
+            arena_persistent=7_000,
+            flash_bytes=result.size_bytes + 90_000,
+            flash_source="estimated",
+        )
+
+    results = tuple(map(told, run.results))
+    chosen = next(r for r in results if r.recipe == run.choice.result.recipe)
+    worth = tuple(replace(step, latency_ratio=None, ram_ratio=0.31) for step in run.choice.worth)
+    return replace(run, target="mcu", results=results, choice=replace(run.choice, result=chosen, worth=worth))

@@ -86,3 +86,11 @@ def test_one_result(run):
 @pytest.mark.parametrize("number", [2, 34, 100])
 def test_page_stays_small(with_classes, number):
     assert len(html.render(with_classes(number))) < 1_500_000
+
+
+def test_a_target_without_latency_is_drawn_by_ram(on_mcu):
+    page = without_bundle(unescape(html.render(on_mcu)))
+    assert 'id="chart-ram"' in page and 'id="chart-latency"' not in page
+    answer = page[page.index("<main>") : page.index("Everything tried")]
+    assert "arena: 30.9 KB head + 7.00 KB persistent" in answer and "latency per image" not in answer
+    assert "<th>RAM</th>" in answer and "x 0.31" in answer

@@ -55,3 +55,9 @@ def test_a_study_without_limits(no_choice):
 def test_nothing_tried(no_choice):
     card = model_card(replace(no_choice, results=(), confusion=()))
     assert "## Files" not in card
+
+
+def test_a_microcontroller_gets_arena_and_flash_instead_of_latency(on_mcu):
+    card = model_card(on_mcu)
+    assert "30.9 KB head + 7.00 KB persistent" in card and "| flash | 399 KB, estimated |" in card
+    assert "| latency |" not in card

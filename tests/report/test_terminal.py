@@ -147,3 +147,16 @@ def test_evaluation(run):
         "first second",
     ):
         assert fact in text
+
+
+def test_a_target_without_latency_shows_its_arena_instead(on_mcu):
+    lines = shown(results_table(on_mcu)).splitlines()
+    assert "arena" in lines[0] and "latency" not in lines[0]
+    chosen = next(line for line in lines if line.startswith(">"))
+    assert chosen.split()[-1] == "37.9"
+    text = printed(on_mcu)
+    assert "30.9 KB head + 7.00 KB persistent" in " ".join(text.split())
+    assert "399 KB flash" in " ".join(text.split())
+    assert "x 0.31" in text and "ms p50" not in text
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert run_of(json.loads(json.dumps(on_mcu.to_json()))).results == on_mcu.results
