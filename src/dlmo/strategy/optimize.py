@@ -295,7 +295,10 @@ def _conclude(
     curves: dict,
     given: Recipe | None,
 ) -> tuple[Run, Outcome]:
-    """Choose (the recipe that was given, if one was), and gather what the report tells; also returns the outcome whose file is the answer."""
+    """Choose, and gather what the report tells; also returns the outcome whose file is the answer.
+
+    given: the recipe to choose, where the user gave one.
+    """
     dataset = workspace.dataset
     results = [outcome.result for outcome in outcomes]
     compare = comparer(outcomes, dataset)
