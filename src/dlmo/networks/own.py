@@ -31,9 +31,9 @@ class Source:
     """A model as the user named it, opened: its weights are read, its function is found, nothing is built yet.
 
     name: what recipes call it. make: from number of classes, input shape (height, width, channels) and stem to the
-    network with its weights; it is in evaluation mode and takes N x C x H x W in the user's own normalization. None for a .tflite file.
-    identity: what the result depends on beside the weights. channels, input_size (height, width): of the images, where
-    they are known.
+    network with its weights, in evaluation mode; it takes N x C x H x W in the user's own normalization. None for a
+    .tflite file. identity: what the result depends on beside the weights. channels, input_size (height, width): of
+    the images, where they are known.
     """
 
     name: str

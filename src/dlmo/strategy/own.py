@@ -152,13 +152,24 @@ def _traced(network, sample, model: str):
     from dlmo.networks.modular import exported, modular
 
     try:
-        return modular(network, sample), None
+        return _same(modular(network, sample), network, sample), None
     except Exception as error:  # whatever a stranger's code raises when it is traced
         reason = f"its code cannot be traced by torch.fx ({_first_line(error)})"
     try:
-        return exported(network, sample), reason
+        return _same(exported(network, sample), network, sample), reason
     except Exception as error:
         raise UserError(f"{model}: {reason}, nor exported ({_first_line(error)})") from error
+
+
+def _same(graph, network, sample):
+    """The graph, if it computes what the network does; tracing takes one course where code has several."""
+    import torch
+
+    images = torch.rand((2, *sample.shape[1:]), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        if not torch.allclose(graph.eval()(images), network.eval()(images), rtol=1e-3, atol=1e-4):
+            raise ValueError("the traced network computes other scores")
+    return graph
 
 
 def _first_line(error: Exception) -> str:
