@@ -6,6 +6,7 @@ convolution it is delegated, and quantized per channel.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -27,6 +28,13 @@ class Normalization:
     def __str__(self) -> str:
         order = ", channels blue-green-red" if self.bgr else ""
         return f"mean {_numbers(self.mean)}, std {_numbers(self.std)}{order}"
+
+    def affine(self, channels: int) -> tuple[np.ndarray, np.ndarray]:
+        """Factor and shift, float32, one per channel, from dlmo's (pixel - 128) / 128 to the network's values."""
+        if self == KNOWN["dlmo"]:
+            return np.ones(channels, np.float32), np.zeros(channels, np.float32)
+        mean, std = (_per_channel(values, channels) for values in (self.mean, self.std))
+        return np.float32(PIXEL_SCALE / (255 * std)), np.float32((PIXEL_OFFSET / 255 - mean) / std)
 
 
 # dlmo: what the networks of this package see. unit: ToTensor alone. pixels: 0 to 255.
@@ -69,14 +77,12 @@ class Normalized(nn.Module):
 
     def __init__(self, network: nn.Module, normalization: Normalization, channels: int) -> None:
         super().__init__()
-        order = list(reversed(range(channels))) if normalization.bgr else list(range(channels))
+        factor, shift = (torch.from_numpy(values) for values in normalization.affine(channels))
         self.normalization = nn.Conv2d(channels, channels, 1, groups=1 if normalization.bgr else channels)
-        factor, shift = (_per_channel(values, channels) for values in (normalization.std, normalization.mean))
-        factor = 1 / (255 * factor)
+        weight = torch.diag(factor).flip(1) if normalization.bgr else factor
         with torch.no_grad():
-            weight = torch.diag(PIXEL_SCALE * factor)[:, order] if normalization.bgr else PIXEL_SCALE * factor
             self.normalization.weight.copy_(weight.reshape(self.normalization.weight.shape))
-            self.normalization.bias.copy_((PIXEL_OFFSET - 255 * shift) * factor)
+            self.normalization.bias.copy_(shift)
         self.network = network
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -90,10 +96,10 @@ def normalized(network: nn.Module, normalization: Normalization, channels: int) 
     return Normalized(network, normalization, channels).eval()
 
 
-def _per_channel(values: tuple[float, ...], channels: int) -> torch.Tensor:
+def _per_channel(values: tuple[float, ...], channels: int) -> np.ndarray:
     """One number per channel; for grey images the mean of three."""
-    tensor = torch.tensor(values)
-    return tensor.expand(channels) if len(values) == 1 else tensor if len(values) == channels else tensor.mean()[None]
+    numbers = np.array(values)
+    return numbers if len(numbers) == channels else np.full(channels, numbers.mean())
 
 
 def _numbers(values: tuple[float, ...]) -> str:

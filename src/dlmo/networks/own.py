@@ -31,9 +31,9 @@ class Source:
     """A model as the user named it, opened: its weights are read, its function is found, nothing is built yet.
 
     name: what recipes call it. make: from number of classes, input shape (height, width, channels) and stem to the
-    network with its weights; it takes N x C x H x W in the user's own normalization. None for a .tflite file.
-    identity: what the result depends on beside the weights. channels, input_size (height, width): of the images, where
-    they are known.
+    network with its weights, in evaluation mode; it takes N x C x H x W in the user's own normalization. None for a
+    .tflite file. identity: what the result depends on beside the weights. channels, input_size (height, width): of
+    the images, where they are known.
     """
 
     name: str
@@ -129,7 +129,7 @@ def _open_weights(path: Path, network: str | None) -> Source:
     def make(classes: int, shape: tuple[int, int, int], stem: str) -> "nn.Module":
         built = make_network(classes, shape, stem)
         fit(built, weights, path, classes)
-        return built
+        return built.eval()
 
     first = next((tensor for tensor in weights.values() if tensor.ndim == 4), None)
     channels = int(first.shape[1]) if first is not None and first.shape[1] in (1, 3) else None

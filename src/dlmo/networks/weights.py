@@ -30,8 +30,8 @@ def read_weights(path: Path) -> Weights:
             f"{path} holds Python objects that could run code, so dlmo does not open it; save the weights alone with "
             "torch.save(network.state_dict(), ...)"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise UserError(f"{path} is no file of weights: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # whatever a malformed file leads the reader to
+        raise UserError(f"{path} is no file of weights: {(str(error).splitlines() or ['empty'])[0]}") from None
     while isinstance(content, Mapping):
         tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
         if tensors:

@@ -1,17 +1,25 @@
 """Taking in a user's own model: build it for the data, find its normalization, show what it is worth first."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dlmo.data.dataset import Dataset, Split
 from dlmo.errors import UserError
+from dlmo.measure.evaluate import read_model
 from dlmo.measure.statistics import wilson_interval
 from dlmo.networks.own import OwnNetwork, Source, fingerprint, open_model, own_name
 from dlmo.progress import Progress
+from dlmo.runtimes.litert import foreign
+from dlmo.runtimes.litert.interpreter import Runner, predict
 from dlmo.study.recipe import Recipe
+
+if TYPE_CHECKING:
+    from dlmo.networks.normalization import Normalization
 
 # Normalizations are compared on so many validation images.
 _COMPARED_IMAGES = 512
@@ -76,20 +84,14 @@ def possible(recipe: Recipe, network: OwnNetwork, strict: bool) -> bool:
 
 def open_source(request: Request) -> Source:
     """Read what the user named. Raises UserError for everything that can be refused without data."""
-    if Path(request.model).suffix.lower() == ".tflite":
-        return _open_tflite(Path(request.model).expanduser(), request.network)
-    return open_model(request.model, request.network)
-
-
-def _open_tflite(path: Path, network: str | None) -> Source:
-    from dlmo.measure.evaluate import read_model
-    from dlmo.runtimes.litert.interpreter import Runner
-
-    if network is not None:
+    path = Path(request.model).expanduser()
+    if path.suffix.lower() != ".tflite":
+        return open_model(request.model, request.network)
+    if request.network is not None:
         raise UserError(f"--model {path} is a whole network; --network goes with a file of weights")
     content = read_model(path)
     runner = Runner(content)
-    if runner.input["dtype"] != np.float32:
+    if runner.input["dtype"] != np.float32 or runner.output["dtype"] != np.float32:
         raise UserError(f"--model {path} is quantized already; give the float model")
     height, width, channels = runner.input_shape
     if channels not in (1, 3):
@@ -99,47 +101,96 @@ def _open_tflite(path: Path, network: str | None) -> Source:
 
 def take_in(source: Source, request: Request, dataset: Dataset, stem: str, progress: Progress) -> OwnNetwork:
     """The model as a network for this data. Raises UserError where it does not belong to it."""
-    if source.make is None:
-        return _take_in_file(source, request, dataset, progress)
-    import torch
+    from dlmo.networks.normalization import parse
 
-    from dlmo.networks import normalization
-
-    given = normalization.parse(request.mean, request.std)
-    network = source.make(len(dataset.classes), dataset.input_shape, stem)
-    height, width, channels = dataset.input_shape
-    sample = torch.zeros(1, channels, height, width)
-    _check_scores(network, sample, dataset, request.model)
-    network, reason = _traced(network, sample, request.model)
+    given = parse(request.mean, request.std)
+    candidate = _File(source, request, dataset) if source.make is None else _Module(source, request, dataset, stem)
     notes = []
     if given is None:
         with progress.stage("find the normalization") as update:
-            given, note = _infer(network, dataset, update)
+            given, note = _infer(candidate, dataset, update)
         notes.append(note)
-    module = normalization.normalized(network, given, channels)
     with progress.stage(f"run {source.name} on {len(dataset.validation):,} validation images"):
-        accuracy = _accuracy(module, dataset.validation)
-    notes += _verdict(source.name, accuracy, dataset)
-    return OwnNetwork(source.name, module, fingerprint(module, source.identity), None, reason, tuple(notes))
+        notes += _verdict(source.name, candidate.accuracy(given, dataset.validation), dataset)
+    return replace(candidate.behind(given), notes=tuple(notes))
 
 
-def _take_in_file(source: Source, request: Request, dataset: Dataset, progress: Progress) -> OwnNetwork:
-    """A float .tflite file; it must take dlmo's pixels."""
-    import hashlib
+class _File:
+    """A float .tflite file."""
 
-    from dlmo.runtimes.litert.interpreter import Runner, predict
+    tries_bgr = False
 
-    if request.mean is not None or request.std is not None:
-        raise UserError("--mean and --std do not go with a .tflite file: it must take (pixel - 128) / 128")
-    classes = Runner(source.tflite).classes
-    if classes != len(dataset.classes):
-        raise UserError(f"{request.model} scores {classes} classes, but {dataset.name} has {len(dataset.classes)}")
-    with progress.stage(f"run {source.name} on {len(dataset.validation):,} validation images"):
-        answers = predict(source.tflite, dataset.validation.images).argmax(1)
-    notes = _verdict(source.name, float((answers == dataset.validation.labels).mean()), dataset)
-    digest = hashlib.blake2b(source.tflite, digest_size=16).hexdigest()
-    reason = "a .tflite file holds no trainable network"
-    return OwnNetwork(source.name, None, digest, source.tflite, reason, tuple(notes))
+    def __init__(self, source: Source, request: Request, dataset: Dataset) -> None:
+        self._source = source
+        _check_classes(Runner(source.tflite).classes, request.model, dataset)
+
+    def behind(self, normalization: "Normalization") -> OwnNetwork:
+        content = foreign.normalized(self._source.tflite, *normalization.affine(self._source.channels))
+        digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+        return OwnNetwork(self._source.name, None, digest, content, "a .tflite file holds no trainable network")
+
+    def accuracy(self, normalization: "Normalization", split: Split) -> float:
+        answers = predict(self.behind(normalization).tflite, split.images).argmax(1)
+        return float((answers == split.labels).mean())
+
+
+class _Module:
+    """A torch network, as a graph."""
+
+    tries_bgr = True
+
+    def __init__(self, source: Source, request: Request, dataset: Dataset, stem: str) -> None:
+        import torch
+
+        self._source = source
+        height, width, self._channels = dataset.input_shape
+        network = source.make(len(dataset.classes), dataset.input_shape, stem)
+        sample = torch.zeros(1, self._channels, height, width)
+        _check_classes(_count_scores(network, sample, request.model), request.model, dataset)
+        self._graph, self._untrainable = _traced(network, sample, request.model)
+
+    def behind(self, normalization: "Normalization") -> OwnNetwork:
+        from dlmo.networks.normalization import normalized
+
+        module = normalized(self._graph, normalization, self._channels)
+        digest = fingerprint(module, self._source.identity)
+        return OwnNetwork(self._source.name, module, digest, None, self._untrainable)
+
+    def accuracy(self, normalization: "Normalization", split: Split) -> float:
+        from dlmo.training.device import best_device
+        from dlmo.training.loop import predict
+
+        device = best_device()
+        module = self.behind(normalization).module.to(device.name)
+        answers = predict(module, split, device).argmax(1)
+        module.to("cpu")
+        return float((answers == split.labels).mean())
+
+
+def _check_classes(scores: int, model: str, dataset: Dataset) -> None:
+    if scores != len(dataset.classes):
+        raise UserError(
+            f"{model} scores {scores} classes, but {dataset.name} has {len(dataset.classes)}; give data of the same "
+            "classes, or a function that takes their number as `classes`"
+        )
+
+
+def _count_scores(network, sample, model: str) -> int:
+    """How many scores one image gives."""
+    import torch
+
+    try:
+        with torch.no_grad():
+            scores = network(sample)
+    except Exception as error:  # whatever a stranger's code raises
+        size = "x".join(map(str, sample.shape[1:]))
+        raise UserError(
+            f"{model} does not take {size} images: {_first_line(error)}; --input-size sets their side"
+        ) from error
+    if not isinstance(scores, torch.Tensor) or scores.ndim != 2 or len(scores) != 1:
+        found = f"shape {list(scores.shape)}" if isinstance(scores, torch.Tensor) else type(scores).__name__
+        raise UserError(f"{model} gives {found} for one image, not one row of scores")
+    return scores.shape[1]
 
 
 def _traced(network, sample, model: str):
@@ -147,74 +198,51 @@ def _traced(network, sample, model: str):
     from dlmo.networks.modular import exported, modular
 
     try:
-        return modular(network, sample), None
+        return _same(modular(network, sample), network, sample), None
     except Exception as error:  # whatever a stranger's code raises when it is traced
         reason = f"its code cannot be traced by torch.fx ({_first_line(error)})"
     try:
-        return exported(network, sample), reason
+        return _same(exported(network, sample), network, sample), reason
     except Exception as error:
         raise UserError(f"{model}: {reason}, nor exported ({_first_line(error)})") from error
+
+
+def _same(graph, network, sample):
+    """The graph, if it computes what the network does; tracing takes one course where code has several."""
+    import torch
+
+    images = torch.rand((2, *sample.shape[1:]), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        if not torch.allclose(graph.eval()(images), network.eval()(images), rtol=1e-3, atol=1e-4):
+            raise ValueError("the traced network computes other scores")
+    return graph
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _check_scores(network, sample, dataset: Dataset, model: str) -> None:
-    """One image must give one score per class."""
-    import torch
+def _infer(candidate: _File | _Module, dataset: Dataset, update: Callable[[float], None]):
+    """The common normalization under which the model is most accurate on validation images, and a note on it."""
+    from dlmo.networks.normalization import KNOWN
 
-    size = "x".join(map(str, sample.shape[1:]))
-    try:
-        with torch.no_grad():
-            scores = network(sample)
-    except Exception as error:  # whatever a stranger's code raises
-        raise UserError(
-            f"{model} does not take {size} images: {_first_line(error)}; --input-size sets their side"
-        ) from error
-    if not isinstance(scores, torch.Tensor) or scores.ndim != 2 or len(scores) != 1:
-        found = f"shape {list(scores.shape)}" if isinstance(scores, torch.Tensor) else type(scores).__name__
-        raise UserError(f"{model} gives {found} for one image, not one row of scores")
-    if scores.shape[1] != len(dataset.classes):
-        raise UserError(
-            f"{model} scores {scores.shape[1]} classes, but {dataset.name} has {len(dataset.classes)}; "
-            "give data of the same classes, or a function that takes the number as `classes`"
-        )
-
-
-def _infer(network, dataset: Dataset, update):
-    """The common normalization under which the network is most accurate on validation images, and a note on it."""
-    from dlmo.networks.normalization import KNOWN, normalized
-
-    channels = dataset.input_shape[2]
     every = max(1, len(dataset.validation) // _COMPARED_IMAGES)
     part = dataset.validation.take(np.arange(0, len(dataset.validation), every)[:_COMPARED_IMAGES])
     found = {}
-    for index, (name, candidate) in enumerate(KNOWN.items()):
-        found[name] = _accuracy(normalized(network, candidate, channels), part)
-        update((index + 1) / (len(KNOWN) + 1))
+    for name, normalization in KNOWN.items():
+        found[name] = candidate.accuracy(normalization, part)
+        update(len(found) / len(KNOWN))
     first, second, *_ = sorted(found, key=found.get, reverse=True)
     best, accuracy = KNOWN[first], found[first]
-    if channels == 3:
-        swapped = replace(best, bgr=True)
-        gained = _accuracy(normalized(network, swapped, channels), part) - accuracy
-        if gained > _BGR_GAIN:
-            best, accuracy = swapped, accuracy + gained
+    if candidate.tries_bgr and dataset.input_shape[2] == 3:
+        swapped = candidate.accuracy(replace(best, bgr=True), part)
+        if swapped > accuracy + _BGR_GAIN:
+            best, accuracy = replace(best, bgr=True), swapped
     note = (
         f"normalization inferred on {len(part)} validation images: {first} ({best}), {100 * accuracy:.1f} % right; "
         f"next {second}, {100 * found[second]:.1f} %; --mean and --std set it"
     )
     return best, note
-
-
-def _accuracy(network, split: Split) -> float:
-    from dlmo.training.device import best_device
-    from dlmo.training.loop import predict
-
-    device = best_device()
-    answers = predict(network.to(device.name), split, device).argmax(1)
-    network.to("cpu")
-    return float((answers == split.labels).mean())
 
 
 def _verdict(name: str, accuracy: float, dataset: Dataset) -> list[str]:
