@@ -19,7 +19,7 @@ from dlmo.strategy.plan import Plan, augmentation_for, class_weights_for, defaul
 from dlmo.study.recipe import SETUPS, Recipe, for_setup, parse
 from dlmo.study.results import Run
 from dlmo.study.run import Outcome, comparer, run_recipes
-from dlmo.study.stages import Workspace
+from dlmo.study.stages import Workspace, check_teaching
 from dlmo.study.store import Store, default_root
 
 # Beyond it, the seeds of epochs leave torch's range.
@@ -129,6 +129,7 @@ def _run(
     recipes: dict[str, list[Recipe]] = {}
     for recipe in recipes_for(len(dataset.train)):
         recipes.setdefault(recipe.network, []).append(recipe)
+        check_teaching(workspace, recipe)
     plan = make_plan(
         workspace, list(recipes), recipes, seconds, options.epochs, all_networks=all_networks, seeds=len(options.seeds)
     )
