@@ -6,6 +6,8 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
+from dlmo.techniques.distillation.feature import relative_error
+
 
 @dataclass(frozen=True)
 class DistancesAndAngles:
@@ -29,17 +31,18 @@ class DistancesAndAngles:
 
 @dataclass(frozen=True)
 class GramMatrices:
-    """Mean squared difference of the matrices of inner products between the channels of successive stages.
+    """Squared difference of the matrices of inner products between the channels of successive stages.
 
     Yim et al., "A Gift from Knowledge Distillation", CVPR 2017, section 3.2 (flow of the solution procedure); the
-    larger map is max-pooled to the smaller one's size. Summed over the pairs of stages.
+    larger map is max-pooled to the smaller one's size. Summed over the pairs of stages; relative to the teacher's
+    mean square for the reason given at `Hint`.
     """
 
     reads: ClassVar[str] = "successive"
     projects: ClassVar[str] = "where channels differ"
 
     def __call__(self, student: list[torch.Tensor], teacher: list[torch.Tensor]) -> torch.Tensor:
-        return sum(F.mse_loss(own, theirs) for own, theirs in zip(_flows(student), _flows(teacher)))
+        return sum(relative_error(own, theirs) for own, theirs in zip(_flows(student), _flows(teacher)))
 
 
 def _distances(features: torch.Tensor) -> torch.Tensor:

@@ -30,12 +30,13 @@ LOSSES: dict[str, Loss] = {
         {"labels": 1.0, "weight": 1.0, "temperature": 4.0, "alpha": 1.0, "beta": 8.0, "standardize": False},
     ),
     "dist": Loss("response", "arXiv:2205.10536", {"labels": 1.0, "weight": 2.0, "temperature": 4.0}),
-    "hint": Loss("feature", "arXiv:1412.6550; weight of arXiv:1910.10699", {"labels": 1.0, "weight": 100.0}),
+    # Weights of hint and gram are ours, as their losses are relative here: see `feature.Hint`.
+    "hint": Loss("feature", "arXiv:1412.6550", {"labels": 1.0, "weight": 5.0}),
     "attention": Loss("feature", "arXiv:1612.03928", {"labels": 1.0, "weight": 1000.0}),
     "projector": Loss("feature", "arXiv:2210.15274", {"labels": 1.0, "weight": 25.0}),
     # Of the paper's 25 for distances and 50 for angles, `weight` scales both.
     "rkd": Loss("relation", "arXiv:1904.05068", {"labels": 1.0, "weight": 1.0}),
-    "gram": Loss("relation", "CVPR 2017 (Yim et al.); weight of arXiv:1910.10699", {"labels": 1.0, "weight": 50.0}),
+    "gram": Loss("relation", "CVPR 2017, Yim et al.", {"labels": 1.0, "weight": 1.0}),
     # `labels` weighs the deepest classifier, `weight` the shallow ones together.
     "shallow": Loss("self", "arXiv:1905.08094", {"labels": 1.0, "weight": 1.0, "temperature": 3.0, "alpha": 0.3}),
 }
