@@ -174,10 +174,9 @@ def train(workspace: Workspace, network: str, plan: NetworkPlan, seed: int, kd: 
     def make(folder: Path) -> None:
         import torch
 
-        teacher = _teacher(workspace, kd, network, plan, seed)
         torch.manual_seed(seed)
         fresh = build_network(workspace, network)
-        _train_into(folder, workspace, network, fresh, None, None, plan, seed, kd, teacher)
+        _train_into(folder, workspace, network, fresh, None, None, plan, seed, kd)
 
     key = _train_key(workspace, network, plan, seed, kd)
     return _read_trained(key, workspace.store.stage("train", key, make))
@@ -189,12 +188,8 @@ def train_further(
     """Train an already trained network under a step's technique, and under the teacher it had."""
 
     def make(folder: Path) -> None:
-        teacher = _teacher(workspace, kd, parent.network, plan, seed)
-        if kd is not None and kd.scheme == "online":
-            # The peer has learned in the training from scratch and is a trained teacher now.
-            teacher = _peer(train(workspace, parent.network, plan, seed, kd))
         network = load_network(workspace, parent)
-        _train_into(folder, workspace, parent.network, network, parent, step, plan, seed, kd, teacher)
+        _train_into(folder, workspace, parent.network, network, parent, step, plan, seed, kd)
 
     key = _technique_key(workspace, parent.key, parent.network, step, plan, seed, kd)
     return _read_trained(key, workspace.store.stage("technique", key, make))
@@ -238,9 +233,14 @@ def _teacher_training(kd: Kd, student: str, seed: int) -> tuple[str, int, Kd | N
     return kd.teacher, _TEACHER_SEED, None
 
 
-def _teacher(workspace: Workspace, kd: Kd | None, student: str, plan: NetworkPlan, seed: int) -> Trained | None:
-    """The teacher of a training, trained if the store does not hold it; None where no training makes it."""
-    training = None if kd is None else _teacher_training(kd, student, seed)
+def _teacher(
+    workspace: Workspace, kd: Kd, student: str, step: Step | None, plan: NetworkPlan, seed: int
+) -> Trained | None:
+    """The teacher of a step's training, trained if the store does not hold it; None where no stage makes it."""
+    if kd.scheme == "online" and step is not None:
+        # The peer has learned along with the student from scratch, and is a trained teacher now.
+        return _peer(train(workspace, student, plan, seed, kd))
+    training = _teacher_training(kd, student, seed)
     if training is None:
         return None
     name, own_seed, taught = training
@@ -418,7 +418,6 @@ def _train_into(
     plan: NetworkPlan,
     seed: int,
     kd: Kd | None,
-    teacher: Trained | None,
 ) -> None:
     """Train and write weights, curve and record into `folder`; resumes from the checkpoint left there."""
     from dlmo.techniques.pruning import sparsity_of
@@ -431,7 +430,9 @@ def _train_into(
     epochs = f"{schedule.epochs} epoch{'s' if schedule.epochs > 1 else ''}"
     title = f"{step.name if step else 'train'} {name}{' with a teacher' if kd else ''}: {epochs}"
     technique = _technique(step, parent)
+    teacher = None
     if kd is not None:
+        teacher = _teacher(workspace, kd, name, step, plan, seed)
         # Last: its taps belong on the network as the technique before it leaves it.
         teaching = _teaching(workspace, kd, name, teacher, plan, seed)
         technique = Chain(technique, teaching)

@@ -96,8 +96,8 @@ class TeacherFile:
         for name, wanted in expected.items():
             if record.get(name) != wanted:
                 raise UserError(
-                    f"kd: the teacher {self.path} was trained for other data: its {name.replace('_', ' ')} is "
-                    f"{_short(record.get(name))}, here it is {_short(wanted)}"
+                    f"kd: the teacher {self.path} was trained for other data: {name.replace('_', ' ')} "
+                    f"{_short(record.get(name))}, not {_short(wanted)}"
                 )
         network = build(record["network"])
         try:
