@@ -18,7 +18,7 @@ from dlmo.strategy.plan import (
 )
 from dlmo.study.recipe import Prune, Qat, for_setup
 
-COST = _Cost(train=1.0, qat=2.0, steps=(Prune(), Qat()), files=8, per_file=1.0)
+COST = _Cost(train=1.0, qat=2.0, trainings=((None, None), (Prune(), None), (Qat(), None)), files=8, per_file=1.0)
 
 
 def test_writing_is_not_mirrored_and_photographs_are(digits):

@@ -20,7 +20,7 @@ from dlmo.strategy.plan import augmentation_for, class_weights_for, make_plan, r
 from dlmo.study.recipe import Recipe
 from dlmo.study.results import Choice, Run
 from dlmo.study.run import Outcome, comparer, run_recipes
-from dlmo.study.stages import Workspace
+from dlmo.study.stages import Workspace, check_teaching
 from dlmo.study.store import Store, default_root
 
 # Beyond it, the seeds of epochs leave torch's range.
@@ -105,6 +105,7 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
     for recipe in job.recipes_for(len(dataset.train)):
         if network is None or possible(recipe, network, job.strict):
             recipes.setdefault(recipe.network, []).append(recipe)
+            check_teaching(workspace, recipe)
     seeds = options.seeds
     plan = make_plan(
         workspace, list(recipes), recipes, seconds, options.epochs, all_networks=job.all_networks, seeds=len(seeds)

@@ -71,6 +71,10 @@ def own_arguments(own: Own | None, named: list[str]) -> dict[str, object]:
 
 def possible(recipe: Recipe, network: OwnNetwork, strict: bool) -> bool:
     """Whether the user's network can go through a recipe; raises UserError in place of False if `strict`."""
+    if recipe.kd is not None:
+        if strict:
+            raise UserError(f'"{recipe.kd}" trains from scratch, but {network.name} comes trained: leave kd out')
+        return False
     further = recipe.steps[:-1]
     if network.post_training_only is None or not further:
         return True

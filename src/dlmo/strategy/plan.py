@@ -4,8 +4,8 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,8 @@ import numpy as np
 from dlmo.data.dataset import Dataset
 from dlmo.errors import UserError
 from dlmo.runtimes.litert.flatbuffer import write_atomically
-from dlmo.study.recipe import PruneChannels, Qat, Recipe, Step
-from dlmo.study.stages import NetworkPlan, Workspace, training_keys
+from dlmo.study.recipe import Kd, PruneChannels, Qat, Recipe, Step
+from dlmo.study.stages import NetworkPlan, Workspace, trainings_of
 from dlmo.study.store import key_of
 from dlmo.training.schedule import Augmentation, Schedule
 
@@ -150,11 +150,12 @@ def make_plan(
         from dlmo.training.device import best_device
 
         with workspace.progress.stage("plan: time a few training steps"):
-            costs = {network: _Cost.probe(workspace, network, recipes[network]) for network in networks}
+            plain = {network: _seconds_per_epoch(workspace, network) for network in _taking_part(networks, recipes)}
+            costs = {network: _Cost.probe(workspace, network, recipes[network], plain) for network in networks}
         counts = _fit(costs, images, plan_of, seconds, epochs, all_networks, seeds)
         document = {
             "epochs": counts,
-            "epoch_seconds": {network: costs[network].train for network in counts},
+            "epoch_seconds": plain,
             "qat_epoch_seconds": {network: costs[network].qat for network in counts},
             "device": best_device().describe(),
             "dropped": [network for network in networks if network not in counts],
@@ -168,6 +169,7 @@ def make_plan(
             plan_of(count),
             epoch_seconds=document["epoch_seconds"][network],
             qat_epoch_seconds=document["qat_epoch_seconds"][network],
+            teacher_seconds=document["epoch_seconds"],
         )
         for network, count in document["epochs"].items()
     }
@@ -184,14 +186,13 @@ def remaining_seconds(
     total = 0.0
     for seed in seeds:
         for recipe in recipes:
-            plan = plans[recipe.network]
-            keys = training_keys(workspace, recipe, plan, seed)
-            for (stage, key), step in zip(keys, [None, *recipe.steps[:-1]]):
-                if key not in seen and workspace.store.finished(stage, key) is None:
-                    total += plan.seconds_of(step) + _SECONDS_PER_FILE
-                seen.add(key)
+            expected = trainings_of(workspace, recipe, plans[recipe.network], seed)
+            for training in expected:
+                if training.key not in seen and workspace.store.finished(training.stage, training.key) is None:
+                    total += training.seconds + _SECONDS_PER_FILE
+                seen.add(training.key)
             # A file of a training that is still to come has no scores yet either.
-            if workspace.store.finished(*keys[-1]) is None:
+            if workspace.store.finished(expected[-1].stage, expected[-1].key) is None:
                 if recipe.network not in scoring:
                     scoring[recipe.network] = _seconds_to_score(workspace, recipe.network)
                 total += scoring[recipe.network]
@@ -228,33 +229,70 @@ def _notes(
 class _Cost:
     """What one network costs.
 
-    train, qat: seconds per epoch of plain and of quantization-aware training. steps: the distinct trainings that
-    follow the one from scratch. files: how many files are made, each taking per_file seconds.
+    train, qat: seconds per epoch of plain and of quantization-aware training. trainings: the distinct ones, each its
+    step (None: from scratch) and its distillation. files: how many files are made, each taking per_file seconds.
+    teachers: seconds per epoch of each other network that teaches it.
     """
 
     train: float
     qat: float
-    steps: tuple[Step, ...]
+    trainings: tuple[tuple[Step | None, Kd | None], ...]
     files: int
     per_file: float
+    teachers: Mapping[str, float] = field(default_factory=dict)
 
     @staticmethod
-    def probe(workspace: Workspace, network: str, recipes: list[Recipe]) -> "_Cost":
-        prefixes = {
-            recipe.steps[:end]: recipe.steps[end - 1] for recipe in recipes for end in range(1, len(recipe.steps))
-        }
-        steps = tuple(prefixes.values())
-        if workspace.is_own(network) and not steps:
-            train = qat = 0.0
-        else:
-            train, qat = _seconds_per_epoch(workspace, network, any(isinstance(step, Qat) for step in steps))
+    def probe(workspace: Workspace, network: str, recipes: list[Recipe], plain: Mapping[str, float]) -> "_Cost":
+        """plain: seconds per epoch of plain training, of this network and of its teachers."""
+        trainings: dict[tuple, tuple[Step | None, Kd | None]] = {}
+        for recipe in recipes:
+            kd, further = recipe.kd, recipe.further_trainings
+            if kd is not None and kd.born_again:
+                trainings[None, ()] = None, None
+                for generation in range(1, kd.generations):
+                    before = kd.model_copy(update={"generations": generation})
+                    trainings[before, ()] = None, before
+            for end in range(len(further) + 1):
+                trainings[kd, further[:end]] = (further[end - 1] if end else None), kd
+        qat = any(isinstance(step, Qat) for step, _ in trainings.values())
+        qat_seconds = _seconds_per_epoch(workspace, network, quantization_aware=True) if qat else 0.0
         per_file = _SECONDS_PER_FILE + _seconds_to_score(workspace, network)
-        return _Cost(train, qat, steps, len(recipes), per_file)
+        teachers = {name: plain[name] for name in _teachers(recipes)}
+        return _Cost(plain[network], qat_seconds, tuple(trainings.values()), len(recipes), per_file, teachers)
 
     def seconds(self, plan: NetworkPlan, seeds: int) -> float:
-        plan = replace(plan, epoch_seconds=self.train, qat_epoch_seconds=self.qat)
-        training = sum(plan.seconds_of(step) for step in (None, *self.steps))
+        """All but the training of its teachers, which networks may share."""
+        plan = replace(plan, epoch_seconds=self.train, qat_epoch_seconds=self.qat, teacher_seconds=self.teachers)
+        training = sum(plan.seconds_of(step, kd) for step, kd in self.trainings)
         return seeds * (training + self.files * self.per_file)
+
+
+def _seconds(costs: Mapping[str, _Cost], plan: NetworkPlan, seeds: int) -> float:
+    """All the work on these networks; a teacher is trained once, for all networks and seeds."""
+    teachers = {
+        kd.teacher: cost.teachers[kd.teacher]
+        for cost in costs.values()
+        for _, kd in cost.trainings
+        if kd is not None and kd.scheme == "offline" and kd.teacher in cost.teachers
+    }
+    before = sum(
+        replace(plan, epoch_seconds=seconds).seconds_of(None)
+        for name, seconds in teachers.items()
+        if name not in costs or (None, None) not in costs[name].trainings
+    )
+    return before + sum(cost.seconds(plan, seeds) for cost in costs.values())
+
+
+def _teachers(recipes: Sequence[Recipe]) -> tuple[str, ...]:
+    """The networks that have to be built, and timed, as teachers of these recipes."""
+    named = [recipe.kd.teacher for recipe in recipes if recipe.kd is not None and not recipe.kd.from_file]
+    return tuple(dict.fromkeys(name for name in named if name != "self"))
+
+
+def _taking_part(networks: Sequence[str], recipes: dict[str, list[Recipe]]) -> tuple[str, ...]:
+    """The networks and their teachers."""
+    teachers = _teachers([recipe for network in networks for recipe in recipes[network]])
+    return tuple(dict.fromkeys((*networks, *teachers)))
 
 
 def _fit(
@@ -280,7 +318,7 @@ def _fit(
 
         def fits(count: int) -> bool:
             plan = plan_of(count)
-            return sum(costs[name].seconds(plan, seeds) for name in chosen) <= seconds * _PLANNED_SHARE
+            return _seconds({name: costs[name] for name in chosen}, plan, seeds) <= seconds * _PLANNED_SHARE
 
         return next((count for count in range(full, 0, -1) if fits(count)), 0)
 
@@ -291,7 +329,7 @@ def _fit(
         chosen = names[: len(chosen) + 1]
     count = affordable(chosen)
     if count == 0:
-        needed = sum(costs[n].seconds(plan_of(1), seeds) for n in chosen) / _PLANNED_SHARE
+        needed = _seconds({name: costs[name] for name in chosen}, plan_of(1), seeds) / _PLANNED_SHARE
         raise UserError(
             f"--time is too short for one epoch of {', '.join(chosen)} with all steps on this machine: "
             f"give at least {math.ceil(needed / 60)}m, or fewer networks or setups"
@@ -299,8 +337,8 @@ def _fit(
     return dict.fromkeys(chosen, count)
 
 
-def _seconds_per_epoch(workspace: Workspace, network: str, with_qat: bool) -> tuple[float, float]:
-    """Time a few steps of plain and of quantization-aware training."""
+def _seconds_per_epoch(workspace: Workspace, network: str, quantization_aware: bool = False) -> float:
+    """Time a few steps of training."""
     import torch
 
     from dlmo.study.stages import build_network
@@ -314,28 +352,25 @@ def _seconds_per_epoch(workspace: Workspace, network: str, with_qat: bool) -> tu
     batch = batch_size_for(images)
     steps_per_epoch = max(1, images // batch)
 
-    def timed(technique: Technique) -> float:
-        stamps = [time.monotonic()]
+    stamps = [time.monotonic()]
 
-        def stamp(share: float) -> None:
-            stamps.append(time.monotonic())
-            if len(stamps) > _LEAST_PROBE_STEPS and stamps[-1] - stamps[0] > _PROBE_SECONDS:
-                raise _EnoughSeen
+    def stamp(share: float) -> None:
+        stamps.append(time.monotonic())
+        if len(stamps) > _LEAST_PROBE_STEPS and stamps[-1] - stamps[0] > _PROBE_SECONDS:
+            raise _EnoughSeen
 
-        part = data.train.take(np.arange(min(images, batch * _MOST_PROBE_STEPS)))
-        nothing = data.validation.take(np.arange(1))
-        torch.manual_seed(0)
-        fresh = build_network(workspace, network)
-        setup = Schedule(1, min(batch, images), 0.001, 0.1)
-        with contextlib.suppress(_EnoughSeen):
-            train(
-                fresh, part, nothing, setup, workspace.augmentation, best_device(), 0,
-                technique=technique, progress=stamp,
-            )  # fmt: skip
-        # The first steps also choose kernels and fill memory pools.
-        return float(np.median(np.diff(stamps)[2:] if len(stamps) > 4 else np.diff(stamps))) * steps_per_epoch
-
-    return timed(Technique()), timed(QuantizationAwareTraining()) if with_qat else 0.0
+    part = data.train.take(np.arange(min(images, batch * _MOST_PROBE_STEPS)))
+    nothing = data.validation.take(np.arange(1))
+    torch.manual_seed(0)
+    fresh = build_network(workspace, network)
+    setup = Schedule(1, min(batch, images), 0.001, 0.1)
+    with contextlib.suppress(_EnoughSeen):
+        train(
+            fresh, part, nothing, setup, workspace.augmentation, best_device(), 0,
+            technique=QuantizationAwareTraining() if quantization_aware else Technique(), progress=stamp,
+        )  # fmt: skip
+    # The first steps also choose kernels and fill memory pools.
+    return float(np.median(np.diff(stamps)[2:] if len(stamps) > 4 else np.diff(stamps))) * steps_per_epoch
 
 
 class _EnoughSeen(Exception):

@@ -4,16 +4,30 @@ import torch
 
 from dlmo.training.schedule import Augmentation
 
+# Random numbers an image can need: mirrored, two shifts, contrast and brightness, the place of the cutout.
+_NUMBERS = 7
 
-def augment(images: torch.Tensor, augmentation: Augmentation, generator: torch.Generator) -> torch.Tensor:
+
+def numbers_of_view(count: int, view: int) -> torch.Tensor:
+    """The random numbers of one fixed augmentation of `count` images, float32 count x 7, 0 to 1: the same `view`
+    gives the same pixels in every training."""
+    return torch.rand((count, _NUMBERS), generator=torch.Generator().manual_seed(view))
+
+
+def augment(images: torch.Tensor, augmentation: Augmentation, source: torch.Generator | torch.Tensor) -> torch.Tensor:
     """Augment a batch. images: uint8 N x H x W x C on any device; returns the same shape and type.
 
-    generator: a CPU generator; all random numbers come from it.
+    source: where all random numbers come from: a CPU generator, or the rows of `numbers_of_view` of these images.
     """
     count, height, width, _ = images.shape
+    taken = 0
 
-    def random(*size: int) -> torch.Tensor:
-        return torch.rand(size, generator=generator).to(images.device)
+    def random(count: int, columns: int) -> torch.Tensor:
+        nonlocal taken
+        taken += columns
+        if isinstance(source, torch.Tensor):
+            return source[:, taken - columns : taken].to(images.device)
+        return torch.rand((count, columns), generator=source).to(images.device)
 
     rows = torch.arange(height, device=images.device).expand(count, height)
     columns = torch.arange(width, device=images.device).expand(count, width)
