@@ -41,9 +41,8 @@ class DecoupledLogits:
 
     def __call__(self, student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         student, teacher = _prepared(student, teacher, self.standardize, self.temperature)
-        target = F.one_hot(labels, student.shape[1]).bool()
-        shares = _divergence(_target_or_not(student, target), _target_or_not(teacher, target))
-        others = _divergence(_without(student, target), _without(teacher, target))
+        shares = _divergence(_target_or_not(student, labels), _target_or_not(teacher, labels))
+        others = _divergence(_others(student, labels), _others(teacher, labels))
         return (self.alpha * shares + self.beta * others) * self.temperature**2
 
 
@@ -80,14 +79,16 @@ def _divergence(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     return F.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction="batchmean", log_target=True)
 
 
-def _target_or_not(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities of the target and of all others together, N x 2."""
-    return torch.stack([logits[target], _without(logits, target).logsumexp(1)], 1)
+def _target_or_not(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Unnormalized log-probabilities of the target and of all others together, N x 2."""
+    target = logits.gather(1, labels[:, None])
+    return torch.cat([target, _others(logits, labels).logsumexp(1, keepdim=True)], 1)
 
 
-def _without(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def _others(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """The logits of all classes but the target, N x (classes - 1)."""
-    return logits[~target].view(len(logits), -1)
+    classes = torch.arange(logits.shape[1] - 1, device=logits.device)
+    return logits.gather(1, classes + (classes >= labels[:, None]))
 
 
 def _correlation(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
