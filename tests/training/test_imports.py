@@ -5,7 +5,7 @@ import sys
 def test_training_needs_torch_and_numpy_alone():
     """A GPU machine may have nothing else: no Pillow, no converter, no runtime, no pydantic."""
     blocked = ("PIL", "ai_edge_litert", "ai_edge_quantizer", "litert_torch", "pydantic", "rich", "scipy", "sklearn",
-               "safetensors", "typer", "jinja2", "vl_convert")  # fmt: skip
+               "safetensors", "typer", "jinja2", "vl_convert", "torch_pruning")  # fmt: skip
     code = f"""
 import sys
 for name in {blocked!r}:
@@ -13,6 +13,7 @@ for name in {blocked!r}:
 import numpy as np, torch
 from dlmo import networks
 from dlmo.data.dataset import Split
+import dlmo.techniques.channel_pruning
 from dlmo.techniques.fake_quantization import QuantizationAwareTraining
 from dlmo.techniques.pruning import GradualMagnitudePruning
 from dlmo.training.device import best_device

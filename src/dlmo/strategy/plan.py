@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -151,7 +151,7 @@ def make_plan(
 
         with workspace.progress.stage("plan: time a few training steps"):
             costs = {network: _Cost.probe(workspace, network, recipes[network]) for network in networks}
-        counts = _fit(costs, images, plan_of, seconds, epochs, all_networks, seeds)
+        counts = _fit(costs, images, side, seconds, epochs, all_networks, seeds)
         document = {
             "epochs": counts,
             "epoch_seconds": {network: costs[network].train for network in counts},
@@ -214,7 +214,8 @@ class _Cost:
     """What one network costs.
 
     train, qat: seconds per epoch of plain and of quantization-aware training. steps: the distinct trainings that
-    follow the one from scratch. files: how many files are made, each taking per_file seconds.
+    follow the one from scratch. files: how many files are made, each taking per_file seconds. from_scratch: whether
+    the network is trained from scratch, or comes trained.
     """
 
     train: float
@@ -222,6 +223,7 @@ class _Cost:
     steps: tuple[Step, ...]
     files: int
     per_file: float
+    from_scratch: bool = True
 
     @staticmethod
     def probe(workspace: Workspace, network: str, recipes: list[Recipe]) -> "_Cost":
@@ -235,27 +237,25 @@ class _Cost:
             train, qat = _seconds_per_epoch(workspace, network, any(isinstance(step, Qat) for step in steps))
         scored = len(workspace.dataset.validation) + len(workspace.dataset.test)
         per_file = _SECONDS_PER_FILE + scored / 10_000 * _SECONDS_PER_10_000_IMAGES
-        return _Cost(train, qat, steps, len(recipes), per_file)
+        return _Cost(train, qat, steps, len(recipes), per_file, not workspace.is_own(network))
 
     def seconds(self, plan: NetworkPlan, seeds: int) -> float:
         plan = replace(plan, epoch_seconds=self.train, qat_epoch_seconds=self.qat)
-        training = sum(plan.seconds_of(step) for step in (None, *self.steps))
+        first = (None,) if self.from_scratch else ()
+        training = sum(plan.seconds_of(step) for step in (*first, *self.steps))
         return seeds * (training + self.files * self.per_file)
 
 
 def _fit(
     costs: dict[str, _Cost],
     images: int,
-    plan_of: Callable[[int], NetworkPlan],
+    side: int,
     seconds: float | None,
     epochs: int | None,
     all_networks: bool,
     seeds: int,
 ) -> dict[str, int]:
-    """The networks to try, and how many epochs each is trained from scratch.
-
-    plan_of: the schedules for so many epochs.
-    """
+    """The networks to try, and how many epochs each is trained from scratch."""
     full = full_epochs(images)
     names = list(costs)
     if seconds is None or epochs is not None:
@@ -265,7 +265,7 @@ def _fit(
         """The longest schedule, in epochs, that fits; 0 if not even one epoch does."""
 
         def fits(count: int) -> bool:
-            plan = plan_of(count)
+            plan = schedules(images, side, count)
             return sum(costs[name].seconds(plan, seeds) for name in chosen) <= seconds * _PLANNED_SHARE
 
         return next((count for count in range(full, 0, -1) if fits(count)), 0)
@@ -277,7 +277,7 @@ def _fit(
         chosen = names[: len(chosen) + 1]
     count = affordable(chosen)
     if count == 0:
-        needed = sum(costs[n].seconds(plan_of(1), seeds) for n in chosen) / _PLANNED_SHARE
+        needed = sum(costs[n].seconds(schedules(images, side, 1), seeds) for n in chosen) / _PLANNED_SHARE
         raise UserError(
             f"--time is too short for one epoch of {', '.join(chosen)} with all steps on this machine: "
             f"give at least {math.ceil(needed / 60)}m, or fewer networks or setups"
