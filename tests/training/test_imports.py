@@ -5,7 +5,7 @@ import sys
 def test_training_needs_torch_and_numpy_alone():
     """A GPU machine may have nothing else: no Pillow, no converter, no runtime, no pydantic."""
     blocked = ("PIL", "ai_edge_litert", "ai_edge_quantizer", "litert_torch", "pydantic", "rich", "scipy", "sklearn",
-               "safetensors", "typer", "jinja2", "vl_convert")  # fmt: skip
+               "safetensors", "typer", "jinja2", "vl_convert", "torch_pruning")  # fmt: skip
     code = f"""
 import sys
 for name in {blocked!r}:
@@ -18,6 +18,7 @@ from dlmo.techniques.distillation.offline import FromAnswers, FromMaps, LiveTeac
 from dlmo.techniques.distillation.online import MutualLearning
 from dlmo.techniques.distillation.settings import settings_of
 from dlmo.techniques.distillation.within import DeepestToShallow
+import dlmo.techniques.channel_pruning
 from dlmo.techniques.fake_quantization import QuantizationAwareTraining
 from dlmo.techniques.pruning import GradualMagnitudePruning
 from dlmo.training.device import best_device

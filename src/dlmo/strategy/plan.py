@@ -150,7 +150,8 @@ def make_plan(
         from dlmo.training.device import best_device
 
         with workspace.progress.stage("plan: time a few training steps"):
-            plain = {network: _seconds_per_epoch(workspace, network) for network in _taking_part(networks, recipes)}
+            timed = _in_training(workspace, networks, recipes)
+            plain = dict.fromkeys(networks, 0.0) | {name: _seconds_per_epoch(workspace, name) for name in timed}
             costs = {network: _Cost.probe(workspace, network, recipes[network], plain) for network in networks}
         counts = _fit(costs, images, plan_of, seconds, epochs, all_networks, seeds)
         document = {
@@ -201,11 +202,21 @@ def remaining_seconds(
 
 def _seconds_to_score(workspace: Workspace, network: str) -> float:
     """What running one file of this network on the validation and test images should take."""
-    from dlmo import networks
-
     data = workspace.dataset
-    macs = networks.count(network, classes=len(data.classes), input_shape=data.input_shape, stem=workspace.stem).macs
-    return workspace.target.seconds_to_predict(len(data.validation) + len(data.test), macs)
+    return workspace.target.seconds_to_predict(len(data.validation) + len(data.test), _macs(workspace, network))
+
+
+def _macs(workspace: Workspace, network: str) -> int:
+    from dlmo import networks
+    from dlmo.networks.counting import count_module
+    from dlmo.runtimes.litert import flatbuffer
+
+    shape = workspace.dataset.input_shape
+    if not workspace.is_own(network):
+        classes = len(workspace.dataset.classes)
+        return networks.count(network, classes=classes, input_shape=shape, stem=workspace.stem).macs
+    own = workspace.own
+    return flatbuffer.facts(own.tflite).macs if own.tflite is not None else count_module(own.module, shape).macs
 
 
 def _notes(
@@ -289,10 +300,15 @@ def _teachers(recipes: Sequence[Recipe]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in named if name != "self"))
 
 
-def _taking_part(networks: Sequence[str], recipes: dict[str, list[Recipe]]) -> tuple[str, ...]:
-    """The networks and their teachers."""
+def _in_training(workspace: Workspace, networks: Sequence[str], recipes: dict[str, list[Recipe]]) -> tuple[str, ...]:
+    """The networks that are trained, and their teachers; the user's own only where a step trains it further."""
+    trained = [
+        network
+        for network in networks
+        if not workspace.is_own(network) or any(recipe.further_trainings for recipe in recipes[network])
+    ]
     teachers = _teachers([recipe for network in networks for recipe in recipes[network]])
-    return tuple(dict.fromkeys((*networks, *teachers)))
+    return tuple(dict.fromkeys((*trained, *teachers)))
 
 
 def _fit(
