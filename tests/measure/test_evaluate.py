@@ -39,6 +39,13 @@ def test_every_answer_is_that_of_tensorflows_interpreter(name, digits):
     assert "".join(map(str, found)) == EXPECTED[name]["answers"]
 
 
+def test_images_go_to_the_child_in_pieces(monkeypatch):
+    """A data set may be larger than what a child may hold."""
+    monkeypatch.setattr("dlmo.measure.evaluate._PIECE_BYTES", 10_000)
+    evaluation = evaluate(TENSORFLOW / "float.tflite", "digits", feed=FeedOptions(scale=255))
+    assert evaluation.accuracy == EXPECTED["float"]["right"] / EXPECTED["float"]["images"]
+
+
 def test_metadata_is_used_and_told():
     evaluation = evaluate(TENSORFLOW / "metadata.tflite", "digits")
     assert evaluation.normalization == "(pixel - 0) / 255"

@@ -65,7 +65,7 @@ def test_operators_of_a_file(files):
     assert (first.name, first.input_type, first.weight_type, first.output_type) == ("CONV_2D", *["int8"] * 3)
     assert first.output[0] == 1 and len(first.output) == 4
     constants = sum(operator.weight_bytes for operator in inspection.operators)
-    assert 0.5 * len(content) < constants < len(content)
+    assert facts.parameters < constants < len(content)
     assert inspection.worst(3) == [] and inspection.unmatched() == []
 
 

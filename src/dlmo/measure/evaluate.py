@@ -10,7 +10,7 @@ from dlmo.data import Split
 from dlmo.errors import UserError
 from dlmo.measure.accuracy import accuracy
 from dlmo.measure.feeding import Feed, FeedOptions, choose_feed, choose_labels, common_feeds, load_for, output_of_class
-from dlmo.measure.isolated import Child
+from dlmo.measure.isolated import Child, memory_for
 from dlmo.measure.latency import machine
 from dlmo.measure.probe import Probe, latency_of, probe_file, scores_of
 from dlmo.measure.size import compressed_bytes
@@ -20,6 +20,7 @@ SPLITS = ("train", "validation", "test")
 # Below this part of the way from guessing to perfection, other normalizations are tried on so many images.
 _SUSPICIOUS = 0.25
 _TRIED_IMAGES = 100
+_PIECE_BYTES = 1 << 28  # of images that a child holds
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def evaluate(
     if threads < 1:
         raise UserError(f"--threads {threads}: give 1 or more")
     content = read_model(path)
-    with Child(str(path)) as child:
+    with Child(str(path), memory=memory_for(content)) as child:
         with progress.stage(f"open {path.name}") as update:
             probe = Probe(**child.call(probe_file, content, options.layout, options.size, update=update))
         chosen = choose_feed(options, path, probe)
@@ -98,9 +99,7 @@ def evaluate(
         outputs = output_of_class(path, probe.classes, labels, labels_source, dataset.name, dataset.classes)
 
         def scores(feed: Feed, images: np.ndarray, update: Callable[[float], None] | None) -> np.ndarray:
-            return child.call(
-                scores_of, content, options.layout, options.size, feed.normalization, feed.pixels(images), update=update
-            )
+            return scores_in_pieces(child, content, options, feed, images, update)
 
         with progress.stage(f"run on {len(images):,} {split} images") as update:
             found = scores(chosen, images.images, update)
@@ -147,6 +146,24 @@ def evaluate(
         labels_source=labels_source,
         notes=tuple(notes),
     )
+
+
+def scores_in_pieces(
+    child: Child,
+    content: bytes,
+    options: FeedOptions,
+    feed: Feed,
+    images: np.ndarray,
+    update: Callable[[float], None] | None,
+) -> np.ndarray:
+    """Scores of uint8 images, N x classes. The child gets them in pieces: its memory is for the model."""
+    found = []
+    for piece in np.array_split(images, images.nbytes // _PIECE_BYTES + 1):
+        before, share = sum(map(len, found)) / len(images), len(piece) / len(images)
+        scaled = None if update is None else lambda done, before=before, share=share: update(before + done * share)
+        arguments = options.layout, options.size, feed.normalization, feed.pixels(piece)
+        found.append(child.call(scores_of, content, *arguments, update=scaled))
+    return np.concatenate(found)
 
 
 def _advice(images: Split, outputs: np.ndarray, chosen: Feed, channels: int, scores: Callable, guessing: float) -> str:

@@ -25,10 +25,15 @@ from dlmo.errors import UserError
 
 # A child that reports nothing for so long hangs: far more than one image takes on any device dlmo is for.
 PATIENCE_SECONDS = 60.0
-# What a child may allocate, where the system has such limits (Linux). Networks for small devices need a hundredth.
+# What a child may allocate at least, where the system has such limits (Linux).
 MEMORY_LIMIT = 4 << 30
 _SECONDS_BETWEEN_REPORTS = 0.1
 _START = "import sys; sys.path = {path!r}; from dlmo.measure.isolated import main; main({memory})"
+
+
+def memory_for(content: bytes) -> int:
+    """What a child may allocate to run a file in one interpreter per core: far more than any sound file needs."""
+    return MEMORY_LIMIT + (os.cpu_count() or 1) * ((256 << 20) + 2 * len(content))
 
 
 class Child:

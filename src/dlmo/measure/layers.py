@@ -16,7 +16,7 @@ from dlmo.data.preprocessing import Normalization
 from dlmo.errors import UserError
 from dlmo.measure.evaluate import read_model
 from dlmo.measure.feeding import FeedOptions, choose_feed, load_for
-from dlmo.measure.isolated import Child
+from dlmo.measure.isolated import Child, memory_for
 from dlmo.measure.probe import Probe, Report, opener, probe_file
 from dlmo.progress import Progress, SilentProgress
 from dlmo.runtimes.litert import flatbuffer
@@ -117,7 +117,7 @@ def inspect(
         raise UserError("--against takes a float file and needs a data set: --against FLOAT_MODEL SOURCE")
     path = Path(model).expanduser()
     content = read_model(path)
-    with Child(str(path)) as child:
+    with Child(str(path), memory=memory_for(content)) as child:
         with progress.stage(f"open {path.name}"):
             probe = Probe(**child.call(probe_file, content, options.layout, options.size))
             rows = child.call(list_operators, content, options.layout, options.size)
@@ -126,7 +126,7 @@ def inspect(
             return Inspection(str(path), len(content), probe.partitions, operators, None)
         other = Path(against).expanduser()
         other_content = read_model(other)
-        with progress.stage(f"open {other.name}"), Child(str(other)) as other_child:
+        with progress.stage(f"open {other.name}"), Child(str(other), memory=memory_for(other_content)) as other_child:
             other_probe = Probe(**other_child.call(probe_file, other_content, options.layout, options.size))
         if _interface(probe) != _interface(other_probe):
             raise UserError(

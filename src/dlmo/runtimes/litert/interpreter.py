@@ -36,6 +36,7 @@ def quiet() -> Iterator[None]:
 LAYOUTS = ("auto", "nhwc", "nchw")
 _INPUT_TYPES = (np.float32, np.float16, np.int8, np.uint8, np.int16)
 _CHANNELS = (1, 3)
+_PIECE_BYTES = 1 << 24  # of prepared inputs that one worker holds
 
 
 class Runner:
@@ -219,7 +220,8 @@ def predict(
 
     def run(part: np.ndarray) -> np.ndarray:
         runner = open_file(content)
-        pieces = [images[chunk] for chunk in np.array_split(part, len(part) // 1024 + 1)]
+        largest = max(1, _PIECE_BYTES // max(1, images[0].size * np.dtype(runner.input["dtype"]).itemsize))
+        pieces = [images[chunk] for chunk in np.array_split(part, len(part) // largest + 1)]
         return np.concatenate([runner.run(runner.prepare(piece, normalization), ran) for piece in pieces])
 
     if workers == 1:
