@@ -30,9 +30,9 @@ _SECONDS_PER_FILE = 5.0
 _PROBE_SECONDS, _LEAST_PROBE_STEPS, _MOST_PROBE_STEPS = 2.0, 4, 40
 # A further network is worth adding only if every network then still gets this share of its full schedule.
 _ENOUGH_OF_SCHEDULE = 0.5
-_PRUNE_SHARE, _QAT_SHARE, _CUT_SHARE = 0.2, 0.06, 0.4
+_PRUNE_SHARE, _QAT_SHARE, _CUT_SHARE = 0.15, 0.06, 0.4
 _SMALLEST_PROGRESSIVE_SIDE = 28
-_VERSION = 6
+_VERSION = 7
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,15 @@ from dlmo.data.dataset import Split
 from dlmo.data.preprocessing import PIXEL_OFFSET, PIXEL_SCALE
 from dlmo.techniques.technique import Batch, Technique
 from dlmo.training import checkpoint
-from dlmo.training.augmentation import augment, numbers_of_view
+from dlmo.training.augmentation import augment, numbers_of_epoch, numbers_of_view
 from dlmo.training.curve import Epoch
 from dlmo.training.device import Device, keep_freed_memory, memory_format
 from dlmo.training.schedule import Augmentation, Schedule
 
 # A checkpoint at the end of an epoch when the last one is older than this (seconds).
 _CHECKPOINT_SECONDS = 20.0
+# The curve is drawn on so many validation images, evenly spaced; its last point on all of them.
+_CURVE_IMAGES = 1000
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ def train(
     pixels = torch.from_numpy(images.images).to(device.name)
     labels = torch.from_numpy(images.labels).to(device.name)
     weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32, device=device.name)
+    part = validation.take(np.linspace(0, len(validation) - 1, min(len(validation), _CURVE_IMAGES)).astype(int))
     curve: list[Epoch] = []
     first = 0
     if checkpoint_path is not None and checkpoint_path.exists():
@@ -81,7 +84,8 @@ def train(
         generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
         order = torch.randperm(len(labels), generator=generator).to(device.name)
         view = None if technique.views is None else epoch % technique.views
-        numbers = None if view is None else numbers_of_view(len(labels), view).to(device.name)
+        numbers = numbers_of_epoch(len(labels), seed, epoch) if view is None else numbers_of_view(len(labels), view)
+        numbers = numbers.to(device.name)
         loss_sum = torch.zeros((), device=device.name)
         right = torch.zeros((), dtype=torch.long, device=device.name)
         network.train()
@@ -91,7 +95,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = schedule.learning_rate_at(number, total)
             chosen = order[step * schedule.batch_size : (step + 1) * schedule.batch_size]
-            augmented = augment(pixels[chosen], augmentation, generator if numbers is None else numbers[chosen])
+            augmented = augment(pixels[chosen], augmentation, numbers[chosen])
             task_loss = functools.partial(
                 F.cross_entropy, target=labels[chosen], weight=weights, label_smoothing=schedule.label_smoothing
             )
@@ -112,12 +116,13 @@ def train(
             if progress is not None:
                 progress((number + 1) / total)
         seen = steps_per_epoch * min(schedule.batch_size, len(labels))
+        judged = validation if epoch == schedule.epochs - 1 else part
         curve.append(
             Epoch(
                 epoch + 1,
                 float(loss_sum) / steps_per_epoch,
                 int(right) / seen,
-                float((predict(network, validation, device).argmax(1) == validation.labels).mean()),
+                float((predict(network, judged, device).argmax(1) == judged.labels).mean()),
                 time.monotonic() - started,
             )
         )
