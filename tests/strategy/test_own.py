@@ -19,8 +19,11 @@ from dlmo.progress import SilentProgress
 from dlmo.runtimes.litert.convert import convert
 from dlmo.runtimes.litert.flatbuffer import shorten_names
 from dlmo.runtimes.litert.interpreter import Runner, predict
-from dlmo.strategy.optimize import Options, compress, optimize, study
+from dlmo.strategy.compress import compress
+from dlmo.strategy.job import Options
+from dlmo.strategy.optimize import optimize
 from dlmo.strategy.own import Request, open_source, take_in
+from dlmo.strategy.study import study
 from dlmo.techniques.fake_quantization import fold_batch_norm
 
 CODE = Path(__file__).with_name("own_code.py")

@@ -11,7 +11,7 @@ from dlmo.study.stages import NetworkPlan, load_network, make_artifact, train
 from dlmo.training.schedule import Schedule
 
 ONE_EPOCH = Schedule(1, 32, 0.05, 0.1)
-PLAN = NetworkPlan(ONE_EPOCH, ONE_EPOCH, Schedule(1, 32, 0.01, 0.1, clip_norm=1.0))
+PLAN = NetworkPlan(ONE_EPOCH, ONE_EPOCH, Schedule(1, 32, 0.01, 0.1, clip_norm=1.0), ONE_EPOCH)
 
 
 @pytest.mark.parametrize("steps", ["int8", "qat > int8"])
