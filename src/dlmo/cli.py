@@ -48,10 +48,14 @@ Target = Annotated[
 ]
 Labels = Annotated[Path | None, typer.Option(help="file with one class name a line, in the order of the outputs")]
 Mean = Annotated[
-    str | None, typer.Option(help="input is (pixel / scale - mean) / std, pixels 0 to 255; one number or one a channel")
+    str | None,
+    typer.Option(
+        help="pixel mean of the model's training: one number or three, for pixels from 0 to 1 or 0 to 255; or half, "
+        "unit, pixels, imagenet, cifar"
+    ),
 ]
-Std = Annotated[str | None, typer.Option(help="see --mean")]
-Scale = Annotated[float | None, typer.Option(help="see --mean; 255 feeds 0 to 1")]
+Std = Annotated[str | None, typer.Option(help="pixel standard deviation, like --mean")]
+Scale = Annotated[float | None, typer.Option(help="what pixels (0 to 255) are divided by before --mean and --std")]
 Layout = Annotated[str, typer.Option(help="order of the input's sides: auto, nhwc, nchw")]
 OpenSize = Annotated[
     int | None, typer.Option("--input-size", help="side of the input in pixels, for a file that leaves it open")
@@ -64,11 +68,6 @@ OwnModel = Annotated[
         "--model", help="your own: file.py:FUNCTION, weights (.safetensors, .pt, .pth) with --network, or float .tflite"
     ),
 ]
-Mean = Annotated[
-    str | None, typer.Option(help="pixel mean your model was trained with: 0.5, or three, or imagenet, cifar, half")
-]
-Std = Annotated[str | None, typer.Option(help="pixel standard deviation your model was trained with")]
-
 # What shells call a command that Ctrl-C ended; typer turns a KeyboardInterrupt into it.
 _INTERRUPTED = 130
 

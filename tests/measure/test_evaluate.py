@@ -54,7 +54,7 @@ def test_metadata_is_used_and_told():
 
 def test_low_accuracy_names_the_usual_causes_and_what_does_better():
     poor = evaluate(TENSORFLOW / "float.tflite", "digits", feed=FeedOptions(mean=300))
-    assert "--scale 255 gets" in poor.notes[0] and "order of classes" in poor.notes[0]
+    assert "--mean unit gets" in poor.notes[0] and "order of classes" in poor.notes[0]
 
 
 def test_no_hint_where_the_labels_are_wrong(tmp_path):

@@ -298,6 +298,7 @@ def test_mean_and_std():
     assert parse("imagenet", None) == KNOWN["imagenet"]
     assert parse("0.5", "0.25") == Normalization((0.5,), (0.25,))
     assert parse("0.1,0.2, 0.3", "1 1 1") == Normalization((0.1, 0.2, 0.3), (1.0, 1.0, 1.0))
-    for mean, std in (("0.5", None), (None, "0.5"), ("0.1,0.2", "1"), ("x", "1"), ("0.5", "0")):
+    assert parse("127.5", "127.5") == parse("half", None) == parse("0.5", "0.5")
+    for mean, std in (("0.1,0.2", "1"), ("x", "1"), ("0.5", "0")):
         with pytest.raises(UserError, match="--mean|--std"):
             parse(mean, std)

@@ -5,7 +5,6 @@ the default. Which place it was is kept, to be told.
 """
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from dlmo.data import Dataset, load
+from dlmo.data.normalization import Numbers, parse
 from dlmo.data.options import check_size
 from dlmo.data.preprocessing import Normalization, natural_normalization
 from dlmo.errors import UserError
@@ -28,13 +28,12 @@ CHANNEL_ORDERS = ("rgb", "bgr")
 class FeedOptions:
     """What the user says about a file's input and outputs; None and auto leave it to be found out.
 
-    The input's real values are (pixel / scale - mean) / std, pixels from 0 to 255. mean, std: one number, or one per
-    channel, as text with commas or as numbers. layout: auto, nhwc, nchw. channel_order: rgb, bgr. input_size: side
+    mean, std, scale: see data.normalization.parse. layout: auto, nhwc, nchw. channel_order: rgb, bgr. input_size: side
     in pixels, for a file that leaves it open. labels: a file with one class name a line, in the order of the outputs.
     """
 
-    mean: str | float | Sequence[float] | None = None
-    std: str | float | Sequence[float] | None = None
+    mean: Numbers | None = None
+    std: Numbers | None = None
     scale: float | None = None
     layout: str = "auto"
     channel_order: str = "rgb"
@@ -50,18 +49,7 @@ class FeedOptions:
 
     def normalization(self) -> Normalization | None:
         """What the options say; None where they say nothing."""
-        if self.mean is None and self.std is None and self.scale is None:
-            return None
-        scale = _numbers("--scale", 1.0 if self.scale is None else self.scale)
-        mean = _numbers("--mean", 0.0 if self.mean is None else self.mean)
-        std = _numbers("--std", 1.0 if self.std is None else self.std)
-        if len(scale) != 1 or scale[0] <= 0 or min(std) <= 0:
-            raise UserError("--scale and --std: give numbers above 0; --scale only one")
-        count = max(len(mean), len(std))
-        if {len(mean), len(std)} - {1, count}:
-            raise UserError("--mean and --std: give one number each, or as many as the other")
-        mean, std = (numbers * count if len(numbers) == 1 else numbers for numbers in (mean, std))
-        return Normalization(tuple(value * scale[0] for value in mean), tuple(value * scale[0] for value in std))
+        return parse(self.mean, self.std, self.scale)
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -163,31 +151,20 @@ def _noted_group_by(sidecar: Path) -> str | None:
 def common_feeds(chosen: Feed, channels: int) -> dict[str, Feed]:
     """What people mostly train with, by the options that say so."""
     found = {
-        "--scale 1": ((0.0,), (1.0,), False),
-        "--scale 255": ((0.0,), (255.0,), False),
-        "--mean 127.5 --std 127.5": ((127.5,), (127.5,), False),
+        "--mean pixels": ((0.0,), (1.0,), False),
+        "--mean unit": ((0.0,), (255.0,), False),
+        "--mean half": ((127.5,), (127.5,), False),
     }
     if channels == 3:
         # The means and deviations of ImageNet's training images, as torchvision and as Caffe's descendants use them.
         torchvision = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-        found["--scale 255 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225"] = (*torchvision, False)
+        found["--mean imagenet"] = (*torchvision, False)
         found["--channel-order bgr --mean 103.939,116.779,123.68"] = ((103.939, 116.779, 123.68), (1.0,), True)
     feeds = {words: Feed(Normalization(mean, std), words, bgr) for words, (mean, std, bgr) in found.items()}
     if channels == 3:
         order = "rgb" if chosen.bgr else "bgr"
         feeds[f"--channel-order {order}"] = replace(chosen, bgr=not chosen.bgr)
     return feeds
-
-
-def _numbers(option: str, value: str | float | Sequence[float]) -> tuple[float, ...]:
-    parts = value.split(",") if isinstance(value, str) else value if isinstance(value, Sequence) else [value]
-    try:
-        numbers = tuple(float(part) for part in parts)
-    except (ValueError, TypeError):
-        numbers = ()
-    if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
-        raise UserError(f"{option} {value}: give one number, or three with commas between")
-    return numbers
 
 
 def _read_labels(path: Path) -> tuple[str, ...]:
@@ -205,6 +182,6 @@ def _noted_normalization(sidecar: Path) -> Normalization | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     try:
-        return FeedOptions(mean=offset, std=scale).normalization()
+        return parse(offset, scale, 1.0)
     except UserError:
         raise UserError(f"{sidecar}: its normalize is no offset and scale; mend it or remove the file") from None

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from dlmo.data import normalization
 from dlmo.data.preprocessing import PIXEL_OFFSET, PIXEL_SCALE
-from dlmo.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -37,39 +37,17 @@ class Normalization:
         return np.float32(PIXEL_SCALE / (255 * std)), np.float32((PIXEL_OFFSET / 255 - mean) / std)
 
 
-# dlmo: what the networks of this package see. unit: ToTensor alone. pixels: 0 to 255.
-KNOWN = {
-    "dlmo": Normalization((PIXEL_OFFSET / 255,), (PIXEL_SCALE / 255,)),
-    "half": Normalization((0.5,), (0.5,)),
-    "unit": Normalization((0.0,), (1.0,)),
-    "imagenet": Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "cifar": Normalization((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "pixels": Normalization((0.0,), (1 / 255,)),
-}
+KNOWN = {name: Normalization(*numbers) for name, numbers in normalization.NAMED.items()}
 
 
 def parse(mean: str | None, std: str | None) -> Normalization | None:
-    """What `--mean` and `--std` say: a name for both, or one or three numbers each; None where neither is given."""
-    if mean is None and std is None:
-        return None
+    """What `--mean` and `--std` say; None where neither is given. Raises UserError."""
     if mean in KNOWN and std in (None, mean):
         return KNOWN[mean]
-    if mean is None or std is None:
-        raise UserError(f"give both --mean and --std as numbers, or --mean with a name: {', '.join(KNOWN)}")
-    values = tuple(_parse_numbers(option, text) for option, text in (("--mean", mean), ("--std", std)))
-    if min(values[1]) <= 0:
-        raise UserError(f"--std {std}: give numbers over 0")
-    return Normalization(*values)
-
-
-def _parse_numbers(option: str, text: str) -> tuple[float, ...]:
-    try:
-        numbers = tuple(float(part) for part in text.replace(",", " ").split())
-    except ValueError:
-        numbers = ()
-    if len(numbers) not in (1, 3):
-        raise UserError(f'{option} "{text}": give one or three numbers for pixels from 0 to 1, or {", ".join(KNOWN)}')
-    return numbers
+    rule = normalization.parse(mean, std)
+    if rule is None:
+        return None
+    return Normalization(*(tuple(round(value / 255, 9) for value in values) for values in (rule.mean, rule.std)))
 
 
 class Normalized(nn.Module):

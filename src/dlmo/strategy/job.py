@@ -18,7 +18,7 @@ from dlmo.strategy.choose import asked_for, explain, nearest, pick
 from dlmo.strategy.own import Own, possible, take_in
 from dlmo.strategy.plan import augmentation_for, class_weights_for, make_plan, remaining_seconds
 from dlmo.study.recipe import Recipe
-from dlmo.study.results import Choice, Run
+from dlmo.study.results import Choice, Result, Run
 from dlmo.study.run import Outcome, comparer, run_recipes
 from dlmo.study.stages import Workspace, check_teaching
 from dlmo.study.store import Store, default_root
@@ -126,7 +126,7 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
         results=results,
         choice=choice,
         nearest=nearest(results, job.budget) if job.budget and choice is None else (),
-        notes=(*notes, *plan.notes, *_handling_notes(workspace)),
+        notes=(*notes, *plan.notes, *_handling_notes(workspace), *_repair_notes(results)),
         classes=dataset.classes,
         confusion=tuple(map(tuple, confusion_matrix(best.test_scores, dataset.test.labels).tolist())),
         mistakes=mistakes_of(best.test_scores, dataset),
@@ -200,6 +200,10 @@ def _handling_notes(workspace: Workspace) -> tuple[str, ...]:
         low, high = min(workspace.class_weights), max(workspace.class_weights)
         notes.append(f"classes are unbalanced: the loss weighs images by 1/sqrt(class size), {low:.2f} to {high:.2f}")
     return tuple(notes)
+
+
+def _repair_notes(results: Sequence[Result]) -> tuple[str, ...]:
+    return tuple(f"{result.recipe}: int8 needed {result.repair}" for result in results if result.repair)
 
 
 def _describe(dataset: Dataset, command: str) -> dict:
