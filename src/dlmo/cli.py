@@ -65,7 +65,8 @@ ChannelOrder = Annotated[str, typer.Option(help="order of the input's channels: 
 OwnModel = Annotated[
     str | None,
     typer.Option(
-        "--model", help="your own: file.py:FUNCTION, weights (.safetensors, .pt, .pth) with --network, or float .tflite"
+        "--model",
+        help="your own: file.py:FUNCTION, weights (.safetensors, .pt, .pth) with --network, .pt2, or float .tflite",
     ),
 ]
 # What shells call a command that Ctrl-C ended; typer turns a KeyboardInterrupt into it.
@@ -184,7 +185,10 @@ def study(
 @app.command()
 def compress(
     model: Annotated[
-        str, typer.Argument(help="file.py:FUNCTION, weights (.safetensors, .pt, .pth) with --network, or float .tflite")
+        str,
+        typer.Argument(
+            help="file.py:FUNCTION, weights (.safetensors, .pt, .pth) with --network, .pt2, or float .tflite"
+        ),
     ],
     source: Source,
     recipe: Annotated[str, typer.Option(help='steps, such as "prune_channels(0.5) > qat > int8"; see `dlmo setups`')],

@@ -95,6 +95,19 @@ def test_prefixes_and_safetensors(prefix, trained, digits, tmp_path):
     assert np.allclose(scores(own.module, digits.test), wanted_scores(trained, digits.test), atol=1e-3)
 
 
+def test_an_exported_program(trained, digits, tmp_path):
+    torch.export.save(torch.export.export(trained, (torch.zeros(1, 1, 16, 16),)), tmp_path / "net.pt2")
+    own = taken(digits, tmp_path / "net.pt2", mean="0.3", std="0.4")
+    assert "no layers that could be trained" in own.post_training_only
+    right = (wanted_scores(trained, digits.validation).argmax(1) == digits.validation.labels).mean()
+    assert f"{100 * right:.1f} % right on 288" in own.notes[-1]
+    run = study("digits", model=str(tmp_path / "net.pt2"), mean="0.3", std="0.4", setup=["NQ", "FIQ"])
+    plain, integer = run.results
+    expected = (wanted_scores(trained, digits.test).argmax(1) == digits.test.labels).mean()
+    assert plain.accuracy == pytest.approx(expected, abs=0.005)
+    assert integer.accuracy > expected - 0.02
+
+
 def test_a_registry_network(digits, tmp_path):
     from dlmo.networks import build
 
@@ -272,7 +285,6 @@ def test_what_does_not_fit_is_named(weights, trained, digits, tmp_path):
         ("nowhere.pt", "resnet8", "there is no file"),
         ("nowhere.tflite", None, "cannot read the model"),
         ("net.onnx", None, "reads no ONNX"),
-        ("net.pt2", None, "can run code"),
         ("net.bin", None, "give file.py:FUNCTION"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Networks that dlmo did not make: the user's own code and weights, or a float .tflite file.
+"""Networks that dlmo did not make: the user's own code and weights, a .pt2 file, or a float .tflite file.
 
 Code runs only when the user names it (`file.py:function`); weights are read without running anything in them.
 """
@@ -33,7 +33,8 @@ class Source:
     name: what recipes call it. make: from number of classes, input shape (height, width, channels) and stem to the
     network with its weights, in evaluation mode; it takes N x C x H x W in the user's own normalization. None for a
     .tflite file. identity: what the result depends on beside the weights. channels, input_size (height, width): of
-    the images, where they are known.
+    the images, where they are known. exported: it is a .pt2 file's graph. batch: the only batch size it takes, None
+    for any.
     """
 
     name: str
@@ -42,6 +43,8 @@ class Source:
     channels: int | None = None
     input_size: tuple[int, int] | None = None
     tflite: bytes | None = None
+    exported: bool = False
+    batch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,14 +86,11 @@ def open_model(model: str, network: str | None) -> Source:
             "file into a torch module (package onnx2torch) inside such a function, or into a float .tflite"
         )
     if suffix == ".pt2":
-        raise UserError(
-            f"--model {model}: loading .pt2 can run code that is hidden in it, so dlmo does not; give the torch code "
-            "as file.py:FUNCTION with its state dict"
-        )
+        return _open_exported(path, network)
     if suffix not in _WEIGHTS_SUFFIXES:
         raise UserError(
             f"--model {model}: give file.py:FUNCTION, weights ({', '.join(_WEIGHTS_SUFFIXES)}) with --network, "
-            "or a float .tflite"
+            ".pt2, or a float .tflite"
         )
     return _open_weights(path, network)
 
@@ -104,6 +104,18 @@ def _open_function(path: Path, function: str) -> Source:
     return Source(
         own_name(function), make, _read(path).decode(errors="replace") + function, _channels(_call(build, 10))
     )
+
+
+def _open_exported(path: Path, network: str | None) -> Source:
+    from dlmo.networks.exported import read_exported
+
+    if network is not None:
+        raise UserError(f"--model {path} is a whole network; --network goes with a file of weights")
+    found = read_exported(path)
+    return Source(
+        own_name(path.stem), lambda *_: found.graph, "exported", found.channels, found.size, exported=True,
+        batch=found.batch,
+    )  # fmt: skip
 
 
 def _open_weights(path: Path, network: str | None) -> Source:

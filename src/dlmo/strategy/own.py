@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # Normalizations are compared on so many validation images.
 _COMPARED_IMAGES = 512
+_BATCH = 256
 # Blue-green-red is believed only where it is better by this, 0 to 1: colours matter little to many a network.
 _BGR_GAIN = 0.02
 
@@ -151,7 +152,10 @@ class _Module:
         network = source.make(len(dataset.classes), dataset.input_shape, stem)
         sample = torch.zeros(1, self._channels, height, width)
         _check_classes(_count_scores(network, sample, request.model), request.model, dataset)
-        self._graph, self._untrainable = _traced(network, sample, request.model)
+        if source.exported:
+            self._graph, self._untrainable = network, "a .pt2 file holds operators, no layers that could be trained"
+        else:
+            self._graph, self._untrainable = _traced(network, sample, request.model)
 
     def behind(self, normalization: "Normalization") -> OwnNetwork:
         from dlmo.networks.normalization import normalized
@@ -166,7 +170,7 @@ class _Module:
 
         device = best_device()
         module = self.behind(normalization).module.to(device.name)
-        answers = predict(module, split, device).argmax(1)
+        answers = predict(module, split, device, self._source.batch or _BATCH).argmax(1)
         module.to("cpu")
         return float((answers == split.labels).mean())
 
