@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip
 
-.PHONY: demo test bench
+.PHONY: demo test test-arm bench
 
 demo: $(VENV)/installed
 	$(VENV)/bin/dlmo optimize digits --service low --out runs/demo
@@ -12,9 +12,15 @@ test: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/python -m pytest
 
+# On emulated Arm processors; what must be installed for it is in docs/arm.md.
+test-arm: $(VENV)/installed-test
+	PYTHON=$(CURDIR)/$(VENV)/bin/python tests/package/arm_python.sh build/arm
+	$(VENV)/bin/python -m pytest -m "arm or cortex_m" -rsP tests/package
+
 bench: $(VENV)/installed
 	$(VENV)/bin/python benchmarks/training.py
 	$(VENV)/bin/python benchmarks/evaluation.py
+	$(VENV)/bin/python benchmarks/predict.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

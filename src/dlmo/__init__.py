@@ -14,9 +14,14 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "optimize": "dlmo.strategy.optimize",
-    "study": "dlmo.strategy.optimize",
-    "Options": "dlmo.strategy.optimize",
+    "study": "dlmo.strategy.study",
+    "compress": "dlmo.strategy.compress",
+    "Options": "dlmo.strategy.job",
     "evaluate": "dlmo.measure.evaluate",
+    "make_package": "dlmo.package.make",
+    "verify": "dlmo.package.verify",
+    "FeedOptions": "dlmo.measure.feeding",
+    "inspect": "dlmo.measure.layers",
     "predict": "dlmo.package.predict",
     "UserError": "dlmo.errors",
     "BudgetError": "dlmo.errors",

@@ -46,6 +46,28 @@ Target = Annotated[
         help="where the model shall run: cpu; mcu (TensorFlow Lite Micro); npu[:ACCELERATOR] (Arm Ethos-U, estimated)"
     ),
 ]
+Labels = Annotated[Path | None, typer.Option(help="file with one class name a line, in the order of the outputs")]
+Mean = Annotated[
+    str | None, typer.Option(help="input is (pixel / scale - mean) / std, pixels 0 to 255; one number or one a channel")
+]
+Std = Annotated[str | None, typer.Option(help="see --mean")]
+Scale = Annotated[float | None, typer.Option(help="see --mean; 255 feeds 0 to 1")]
+Layout = Annotated[str, typer.Option(help="order of the input's sides: auto, nhwc, nchw")]
+OpenSize = Annotated[
+    int | None, typer.Option("--input-size", help="side of the input in pixels, for a file that leaves it open")
+]
+ChannelOrder = Annotated[str, typer.Option(help="order of the input's channels: rgb, bgr")]
+
+OwnModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model", help="your own: file.py:FUNCTION, weights (.safetensors, .pt, .pth) with --network, or float .tflite"
+    ),
+]
+Mean = Annotated[
+    str | None, typer.Option(help="pixel mean your model was trained with: 0.5, or three, or imagenet, cifar, half")
+]
+Std = Annotated[str | None, typer.Option(help="pixel standard deviation your model was trained with")]
 
 # What shells call a command that Ctrl-C ended; typer turns a KeyboardInterrupt into it.
 _INTERRUPTED = 130
@@ -74,6 +96,9 @@ def optimize(
     target: Target = "cpu",
     threads: Threads = 1,
     network: Networks = None,
+    model: OwnModel = None,
+    mean: Mean = None,
+    std: Std = None,
     time: Time = "10m",
     epochs: Epochs = None,
     input_size: InputSize = None,
@@ -85,7 +110,7 @@ def optimize(
 ) -> None:
     """Train, compress, convert and measure; choose the model for a service or explicit limits."""
     from dlmo.errors import BudgetError
-    from dlmo.strategy.optimize import Options
+    from dlmo.strategy.job import Options
     from dlmo.strategy.optimize import optimize as work
 
     options = Options(
@@ -96,8 +121,8 @@ def optimize(
     try:
         run = work(
             source, service=service, max_size=max_size, max_latency=max_latency, max_ram=max_ram,
-            min_accuracy=min_accuracy, max_drop=max_drop, network=network or (), options=options,
-            progress=_progress(),
+            min_accuracy=min_accuracy, max_drop=max_drop, network=network or (), model=model, mean=mean,
+            std=std, options=options, progress=_progress(),
         )  # fmt: skip
     except BudgetError as error:
         run, code = error.run, 3
@@ -108,12 +133,17 @@ def optimize(
 
 @app.command()
 def study(
-    source: Source,
+    source: Annotated[
+        str, typer.Argument(help='as for optimize; or "paper": the reference study\'s grid on CIFAR-10 and CIFAR-100')
+    ],
     network: Networks = None,
     setup: Annotated[
         list[str] | None, typer.Option(help="setup to measure, may be repeated; default all; see `dlmo setups`")
     ] = None,
     recipe: Annotated[list[str] | None, typer.Option(help='a recipe, such as "resnet20 > prune(0.9) > int8"')] = None,
+    model: OwnModel = None,
+    mean: Mean = None,
+    std: Std = None,
     seeds: Annotated[int, typer.Option(min=1, max=100, help="how many seeds to train each recipe with")] = 1,
     target: Target = "cpu",
     threads: Threads = 1,
@@ -122,20 +152,68 @@ def study(
     input_size: InputSize = None,
     group_by: GroupBy = None,
     stem: Stem = "auto",
+    data: Annotated[Path | None, typer.Option(help="for paper: folder with the official files of both")] = None,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
     """Measure setups and recipes on networks, side by side."""
-    from dlmo.strategy.optimize import Options
-    from dlmo.strategy.optimize import study as work
+    from dlmo.errors import UserError
+    from dlmo.strategy.job import Options
+    from dlmo.strategy.study import study as work
 
     options = Options(
         time=time, epochs=epochs, threads=threads, seeds=tuple(range(seeds)), input_size=input_size,
         group_by=group_by, stem=stem, target=target, out=out,
     )  # fmt: skip
+    if source == "paper":
+        if recipe:
+            raise UserError("--recipe: the paper's grid has setups only; leave it out, or name a data set")
+        from dlmo.strategy.paper import study_paper
+
+        found = study_paper(data, network=network or (), setup=setup or (), options=options, progress=_progress())
+        _print_paper(found, out, as_json)
+        return
+    if data is not None:
+        raise UserError("--data belongs to `dlmo study paper`; write the place into the source, as in cifar10:DIR")
     run = work(
-        source, network=network or (), setup=setup or (), recipe=recipe or (), options=options, progress=_progress()
-    )
+        source, network=network or (), setup=setup or (), recipe=recipe or (), model=model, mean=mean, std=std,
+        options=options, progress=_progress(),
+    )  # fmt: skip
+    _print_run(run, out, as_json)
+
+
+@app.command()
+def compress(
+    model: Annotated[
+        str, typer.Argument(help="file.py:FUNCTION, weights (.safetensors, .pt, .pth) with --network, or float .tflite")
+    ],
+    source: Source,
+    recipe: Annotated[str, typer.Option(help='steps, such as "prune_channels(0.5) > qat > int8"; see `dlmo setups`')],
+    network: Annotated[
+        str | None, typer.Option(help="what the weights are for: a name (see `dlmo networks`) or file.py:FUNCTION")
+    ] = None,
+    mean: Mean = None,
+    std: Std = None,
+    target: Target = "cpu",
+    threads: Threads = 1,
+    time: Time = "10m",
+    epochs: Annotated[int | None, typer.Option(help="epochs of each training step, instead of --time")] = None,
+    input_size: InputSize = None,
+    group_by: GroupBy = None,
+    stem: Stem = "auto",
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Put a model that is trained already through a recipe, and measure what that brings."""
+    from dlmo.strategy.compress import compress as work
+    from dlmo.strategy.job import Options
+
+    options = Options(
+        time=time, epochs=epochs, threads=threads, seeds=(seed,), input_size=input_size, group_by=group_by,
+        stem=stem, target=target, out=out,
+    )  # fmt: skip
+    run = work(model, source, recipe=recipe, network=network, mean=mean, std=std, options=options, progress=_progress())
     _print_run(run, out, as_json)
 
 
@@ -146,12 +224,21 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, validation or test")] = "test",
     threads: Threads = 1,
     group_by: GroupBy = None,
+    labels: Labels = None,
+    mean: Mean = None,
+    std: Std = None,
+    scale: Scale = None,
+    layout: Layout = "auto",
+    channel_order: ChannelOrder = "rgb",
+    input_size: OpenSize = None,
     as_json: Json = False,
 ) -> None:
     """Accuracy, size, latency and memory of a .tflite file, also of one dlmo did not make."""
     from dlmo.measure.evaluate import evaluate as work
+    from dlmo.measure.feeding import FeedOptions
 
-    evaluation = work(model, source, split=split, threads=threads, group_by=group_by, progress=_progress())
+    feed = FeedOptions(mean, std, scale, layout, channel_order, input_size, labels)
+    evaluation = work(model, source, split=split, threads=threads, group_by=group_by, feed=feed, progress=_progress())
     if as_json:
         _print_json(evaluation.to_json())
         return
@@ -161,22 +248,92 @@ def evaluate(
 
 
 @app.command()
+def package(
+    run: Annotated[Path, typer.Argument(help="a folder that `dlmo optimize`, `study` or `compress` wrote")],
+    out: Annotated[Path, typer.Option(help="folder to make, or a file that ends in .zip")],
+    artifact: Annotated[
+        str | None, typer.Option(help="name of a file in the run's artifacts/, for another than the chosen one")
+    ] = None,
+) -> None:
+    """Write what is needed to ship a model: with runner, C array, golden images and self-test."""
+    from dlmo.package.make import make_package as work
+
+    print(work(run, out, artifact))
+
+
+@app.command()
+def verify(
+    package: Annotated[Path, typer.Argument(help="a package: a folder or a .zip")], as_json: Json = False
+) -> None:
+    """Check a package's files and run its golden images on this machine; exit code 1 if the answers differ."""
+    from dlmo.package.run import describe
+    from dlmo.package.verify import verify as work
+
+    found = work(package)
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        print(f"{found.package}: {found.files} files as in the manifest; {describe(found.replay)}")
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def inspect(
+    model: Model,
+    source: Annotated[str | None, typer.Argument(help="the data to compare on, with --against; see optimize")] = None,
+    against: Annotated[Path | None, typer.Option(help="the float .tflite file of the same network")] = None,
+    mean: Mean = None,
+    std: Std = None,
+    scale: Scale = None,
+    layout: Layout = "auto",
+    channel_order: ChannelOrder = "rgb",
+    input_size: OpenSize = None,
+    as_json: Json = False,
+) -> None:
+    """Operators of a .tflite file one by one; against its float file, which of them lose the accuracy."""
+    from dlmo.measure.feeding import FeedOptions
+    from dlmo.measure.layers import inspect as work
+
+    feed = FeedOptions(mean, std, scale, layout, channel_order, input_size)
+    inspection = work(model, against=against, source=source, feed=feed, progress=_progress())
+    if as_json:
+        _print_json(inspection.to_json())
+        return
+    from dlmo.report.layers import print_inspection
+
+    print_inspection(inspection, _console())
+
+
+@app.command()
 def predict(
-    package: Annotated[Path, typer.Argument(help="a folder that `dlmo optimize --out` wrote")],
-    images: Annotated[list[Path], typer.Argument(help="image files")],
+    package: Annotated[Path, typer.Argument(help="a package: a folder or a .zip, also a run's folder")],
+    images: Annotated[list[Path], typer.Argument(help="image files, and folders of them")],
     top: Annotated[int, typer.Option(min=1, help="how many classes to print")] = 3,
     as_json: Json = False,
 ) -> None:
-    """Classify images with a package."""
-    from dlmo.package.predict import predict as work
+    """Classify images with a package. Files that cannot be read are named on stderr and left out; exit code 2 if
+    none could be read."""
+    from dlmo.package.predict import Prediction, predictions
 
-    predictions = work(package, images, top)
+    answers = []
+    read = 0
+    for answer in predictions(package, images, top):
+        good = isinstance(answer, Prediction)
+        read += good
+        if not good:
+            print(f"dlmo: left out {answer.image}: {answer.reason}", file=sys.stderr)
+        if as_json:
+            answers.append(answer.to_json())
+        elif good:
+            best = ", ".join(f"{name} {share:.1%}" for name, share in zip(answer.classes, answer.shares))
+            print(f"{answer.image}: {best}")
     if as_json:
-        _print_json([prediction.to_json() for prediction in predictions])
-        return
-    for prediction in predictions:
-        best = ", ".join(f"{name} {share:.1%}" for name, share in zip(prediction.classes, prediction.shares))
-        print(f"{prediction.image}: {best}")
+        _print_json(answers)
+    if not read:
+        from dlmo.errors import UserError
+
+        raise UserError("no image could be read; give image files or folders of them")
 
 
 @app.command()
@@ -280,6 +437,19 @@ def _print_run(run, out: Path | None, as_json: bool) -> None:
     print_run(run, _console())
     if out is not None:
         print(f"\nmodel: {out / 'model.tflite'}\nreport: {out / 'report.html'}")
+
+
+def _print_paper(found, out: Path | None, as_json: bool) -> None:
+    if as_json:
+        _print_json(found.to_json())
+        return
+    from dlmo.report.terminal import print_findings, print_run
+
+    for run in found.runs.values():
+        print_run(run, _console())
+    print_findings(found.findings, _console())
+    if out is not None:
+        print(f"\ncomparison: {out / 'study.md'}\npage: {out / 'report.html'}")
 
 
 def _print_json(document: object) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dlmo.data.decode import ImageError, read_header, read_image, read_input, resize_all
+from dlmo.data.decode import resize_all
+from dlmo.data.image import ImageError, read_header, read_image, read_input
 from dlmo.data.preprocessing import Preprocessing
 
 

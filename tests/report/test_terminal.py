@@ -120,6 +120,15 @@ def test_evaluation(run):
         split="validation",
         images=5000,
         machine=run.machine,
+        input=(32, 32, 3),
+        input_dtype="uint8",
+        output_dtype="float32",
+        layout="nchw",
+        channel_order="bgr",
+        normalization="(pixel - 0) / 255",
+        normalization_source="the file's metadata",
+        labels_source="the data set",
+        notes=("first", "second"),
         **{name: getattr(result, name) for name in names},
     )
     console = Console(file=io.StringIO(), width=80)
@@ -133,6 +142,9 @@ def test_evaluation(run):
         "9,213 KB",
         "CONV_2D 21",
         "Xeon",
+        "32 x 32 RGB uint8, nchw, bgr",
+        "(pixel - 0) / 255 (from: the file's metadata)",
+        "first second",
     ):
         assert fact in text
 

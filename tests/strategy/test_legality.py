@@ -35,7 +35,6 @@ def test_what_each_target_runs(target, legal):
         ("resnet8 > float16", "float16", "resnet8 > int8"),
         ("resnet8 > prune(0.9) > qat > int8", "DENSIFY", "resnet8 > qat > int8"),
         ("resnet8 > prune > int8(calibration=50)", "DENSIFY", "resnet8 > int8(50)"),
-        ("mobilenet_v3_small@0.5 > qat > int8", "stay in float", "mobilenet_v3_small@0.5 > int8"),
     ],
 )
 def test_a_microcontroller_refuses_with_the_reason_and_the_nearest_legal_recipe(recipe, reason, nearest):

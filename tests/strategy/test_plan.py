@@ -1,3 +1,4 @@
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +18,7 @@ from dlmo.strategy.plan import (
 )
 from dlmo.study.recipe import Prune, Qat, for_setup
 
-COST = _Cost(train=1.0, qat=2.0, steps=(Prune(), Qat()), files=8, per_file=1.0)
+COST = _Cost(train=1.0, qat=2.0, trainings=((None, None), (Prune(), None), (Qat(), None)), files=8, per_file=1.0)
 
 
 def test_writing_is_not_mirrored_and_photographs_are(digits):
@@ -48,7 +49,8 @@ def test_small_sets_get_more_epochs():
 
 
 def fit(names, seconds, epochs=None, named=True):
-    return _fit(dict.fromkeys(names, COST), 8_000, 32, seconds, epochs, named, 1)
+    plan_of = functools.partial(schedules, 8_000, 32)
+    return _fit(dict.fromkeys(names, COST), 8_000, plan_of, seconds, epochs, named, 1)
 
 
 def test_all_named_networks_share_the_time_and_keep_within_it():

@@ -12,6 +12,14 @@ from dlmo.study.recipe import SETUPS, for_setup, parse
         "wide_resnet_16_1 > prune(0.8, rounds=60) > float16",
         "resnet8 > prune(rounds=60) > int8(calibration=300)",
         "resnet8 > int8(300)",
+        "mobilenet_v2@0.5 > prune_channels(0.5) > prune(0.9) > float32",
+        "resnet20 > prune_channels(macs=0.4, criterion=taylor, scope=layer, rounds=2) > qat > int8",
+        "resnet20 > kd > float16",
+        "resnet20 > kd(wide_resnet_40_2, loss=dkd, temperature=4, beta=6, standardize=true) > prune > qat > int8",
+        "resnet8 > kd(self, generations=2, views=0) > int8",
+        "resnet8 > kd(loss=hint, weight=0.5, labels=1) > float32",
+        "resnet8 > kd(scheme=online) > float32",
+        "resnet8 > kd(self, loss=shallow) > float32",
     ],
 )
 def test_text_round_trips(text):
@@ -31,9 +39,29 @@ def test_a_missing_precision_is_float32_or_int8_after_qat():
     assert str(parse("resnet20 > qat")) == "resnet20 > qat > int8"
 
 
-@pytest.mark.parametrize("code", SETUPS)
+@pytest.mark.parametrize("code", [*SETUPS, "KD", "KD+F16", "KD+PRQ", "KD+QAT"])
 def test_setups_name_their_recipes(code):
     assert for_setup("resnet20", code).setup == code
+
+
+def test_what_a_recipe_with_a_teacher_trains():
+    recipe = parse("resnet20 > kd(resnet56) > prune > qat > int8")
+    assert recipe.setup == "KD+PRN+QAT+FIQ"
+    assert [step.name for step in recipe.further_trainings] == ["prune", "qat"]
+    assert recipe.kd.teacher == "resnet56"
+    assert parse("resnet20 > prune > float32").kd is None
+    assert (
+        str(parse("resnet20 > kd(ResNet056@1.0, standardize=True)"))
+        == "resnet20 > kd(resnet56, standardize=true) > float32"
+    )
+
+
+def test_views_are_stored_where_only_answers_count():
+    def views(text, epochs=60):
+        return parse(f"resnet8 > {text}").kd.views_in(epochs)
+
+    assert (views("kd"), views("kd", 3), views("kd(views=5)"), views("kd(views=0)")) == (15, 1, 5, None)
+    assert (views("kd(loss=hint)"), views("kd(scheme=online)"), views("kd(self, loss=shallow)")) == (None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -52,6 +80,22 @@ def test_setups_name_their_recipes(code):
         ("resnet20 > float32(3)", "at most 0 values"),
         ("resnet20 > > int8", "is not a step"),
         ("> int8", "no network"),
+        ("resnet20 > prune_channels(0.5, 0.5)", "ratio or macs, not both"),
+        ("resnet20 > prune_channels(criterion=size)", "'magnitude', 'taylor'"),
+        ("resnet20 > prune > prune_channels", "must come before"),
+        ("resnet20 > prune > kd > int8", "must be the first step"),
+        ("resnet20 > kd > kd", "stands twice"),
+        ("resnet20 > kd(resnett56)", "did you mean resnet56"),
+        ("resnet20 > kd(loss=hints)", 'did you mean "hint"'),
+        ("resnet20 > kd(loss=attention, temperature=4)", "attention has no temperature; these have: kd, dkd, dist"),
+        ("resnet20 > kd(loss=dist, standardize=true)", "has no standardize"),
+        ("resnet20 > kd(temperature=0)", "greater than or equal to 0.5"),
+        ("resnet20 > kd(scheme=onlne)", "'offline' or 'online'"),
+        ("resnet20 > kd(loss=hint, scheme=online)", "loss on answers"),
+        ("resnet20 > kd(loss=shallow)", "kd(teacher=self, loss=shallow)"),
+        ("resnet20 > kd(generations=2)", "needs teacher=self"),
+        ("resnet20 > kd(self, scheme=online, generations=2)", "no generations"),
+        ("resnet20 > kd(loss=rkd, views=3)", "views needs"),
         ("resnett20 > int8", "did you mean resnet20"),
     ],
 )

@@ -1,6 +1,6 @@
 import torch
 
-from dlmo.training.augmentation import augment
+from dlmo.training.augmentation import augment, numbers_of_epoch, numbers_of_view
 from dlmo.training.schedule import Augmentation
 
 NOTHING = Augmentation(flip=False, shift=0, cutout=0, lighting=0.0)
@@ -12,7 +12,7 @@ def images(count=64, side=8, channels=3):
 
 
 def run(augmentation, batch, seed=0):
-    return augment(batch, augmentation, torch.Generator().manual_seed(seed))
+    return augment(batch, augmentation, numbers_of_view(len(batch), seed))
 
 
 def test_nothing_changes_nothing():
@@ -62,3 +62,12 @@ def test_same_seed_same_result():
     everything = Augmentation(flip=True, shift=2, cutout=3, lighting=0.2)
     assert torch.equal(run(everything, images(), 3), run(everything, images(), 3))
     assert not torch.equal(run(everything, images(), 3), run(everything, images(), 4))
+
+
+def test_an_epoch_mirrors_what_the_one_before_left_and_changes_the_rest():
+    numbers = [numbers_of_epoch(500, 3, epoch) for epoch in range(3)]
+    mirrored = [rows[:, 0] < 0.5 for rows in numbers]
+    assert torch.equal(mirrored[0], ~mirrored[1]) and torch.equal(mirrored[0], mirrored[2])
+    assert 180 < int(mirrored[0].sum()) < 320
+    assert not torch.equal(numbers[0][:, 1:], numbers[2][:, 1:])
+    assert torch.equal(numbers_of_epoch(500, 3, 1), numbers[1])

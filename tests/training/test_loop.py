@@ -4,7 +4,7 @@ import torch
 
 from dlmo import networks
 from dlmo.training import checkpoint, loop
-from dlmo.training.device import Device
+from dlmo.training.device import Device, memory_format
 from dlmo.training.schedule import Augmentation, Schedule
 
 CPU = Device("cpu", None)
@@ -105,4 +105,12 @@ def test_progressive_sizes_grow_to_the_full_side():
     schedule = Schedule(1, 32, 0.1, 0.1, progressive=True)
     sizes = [schedule.size_at(step, 100) for step in range(100)]
     assert sizes == sorted(sizes)
-    assert (sizes.count(0.5), sizes.count(0.75), sizes.count(1.0)) == (30, 35, 35)
+    assert (sizes.count(0.5), sizes.count(0.75), sizes.count(1.0)) == (40, 40, 20)
+
+
+@pytest.mark.parametrize("inputs, kernel, stride, unsafe", [(4, 1, 2, True), (4, 1, 1, False), (4, 3, 2, False),
+                                                            (16, 1, 2, False)])  # fmt: skip
+def test_layers_that_corrupt_memory_in_channels_last_train_in_contiguous_layout(inputs, kernel, stride, unsafe):
+    layer = torch.nn.Sequential(torch.nn.Conv2d(inputs, 8, kernel, stride))
+    assert (memory_format(layer, CPU) == torch.contiguous_format) == unsafe
+    assert memory_format(layer, Device("cuda", None)) == torch.channels_last

@@ -63,17 +63,17 @@ class Files:
 
 
 @contextmanager
-def open_files(path: Path) -> Iterator[Files]:
+def open_files(path: Path, limit: int | None = None) -> Iterator[Files]:
     """The files of a folder or an archive, usable inside the `with`.
 
     Raises UserError for a file that is no archive, a damaged or encrypted one, and one with links, with
-    members that point outside or with more than MAX_UNPACKED_BYTES in it.
+    members that point outside or with more than `limit` bytes in it (default MAX_UNPACKED_BYTES).
     """
     if path.is_dir():
         yield _folder_files(path)
     elif path.name.lower().endswith(ARCHIVE_SUFFIXES):
         with tempfile.TemporaryFile() as spool:
-            yield _archive_files(path, spool)
+            yield _archive_files(path, spool, limit or MAX_UNPACKED_BYTES)
     else:
         raise UserError(
             f"{path}: neither a folder nor an archive ({' '.join(ARCHIVE_SUFFIXES)}); "
@@ -119,11 +119,11 @@ def _walk(
                 paths[name] = entry.path
 
 
-def _archive_files(path: Path, spool: BinaryIO) -> Files:
+def _archive_files(path: Path, spool: BinaryIO, limit: int) -> Files:
     spans: dict[str, tuple[int, int]] = {}
     folders: set[str] = set()
     try:
-        with closing(_members(path)) as members:
+        with closing(_members(path, limit)) as members:
             for raw_name, content in members:
                 name = _checked_name(path, _printable(raw_name))
                 parents = name.split("/")[: None if content is None else -1]
@@ -147,21 +147,22 @@ def _archive_files(path: Path, spool: BinaryIO) -> Files:
     return Files(tuple(sorted(spans)), frozenset(folders), open_member)
 
 
-def _members(path: Path) -> Iterator[Member]:
-    return _zip_members(path) if path.name.lower().endswith(".zip") else tar_members(path)
+def _members(path: Path, limit: int) -> Iterator[Member]:
+    return _zip_members(path, limit) if path.name.lower().endswith(".zip") else tar_members(path, limit)
 
 
-def tar_members(path: Path) -> Iterator[Member]:
+def tar_members(path: Path, limit: int | None = None) -> Iterator[Member]:
     """Files and folders of a .tar, packed or not, in one pass; each content is valid until the next member.
 
     Raises UserError for links, devices and too much content, and tarfile's and the decompressors' errors.
     """
+    limit = limit or MAX_UNPACKED_BYTES
     total = 0
     with _open_packed(path) as stream:
         with tarfile.open(fileobj=stream, mode="r|") as archive:
             for member in archive:
                 total = member.offset_data + member.size  # headers count too
-                _check_total(path, total)
+                _check_total(path, total, limit)
                 if member.isdir():
                     yield member.name, None
                 elif member.isreg() and not member.issparse():
@@ -174,7 +175,7 @@ def tar_members(path: Path) -> Iterator[Member]:
         # Only at its end does a packed stream tell that it is cut short or damaged.
         while chunk := stream.read(2**20):
             total += len(chunk)
-            _check_total(path, total)
+            _check_total(path, total, limit)
 
 
 def _open_packed(path: Path) -> BinaryIO:
@@ -187,10 +188,10 @@ def _open_packed(path: Path) -> BinaryIO:
     return open(path, "rb")
 
 
-def _zip_members(path: Path) -> Iterator[Member]:
+def _zip_members(path: Path, limit: int) -> Iterator[Member]:
     with zipfile.ZipFile(path) as archive:
         # A member is never read beyond the size it declares, so the declared sizes are a true bound.
-        _check_total(path, sum(info.file_size for info in archive.infolist()))
+        _check_total(path, sum(info.file_size for info in archive.infolist()), limit)
         for info in archive.infolist():
             name = info.filename.replace("\\", "/")
             if stat.S_ISLNK(info.external_attr >> 16):
@@ -204,10 +205,10 @@ def _zip_members(path: Path) -> Iterator[Member]:
                     yield name, content
 
 
-def _check_total(path: Path, size: int) -> None:
-    if size > MAX_UNPACKED_BYTES:
+def _check_total(path: Path, size: int, limit: int) -> None:
+    if size > limit:
         raise UserError(
-            f"{path}: unpacks to more than {MAX_UNPACKED_BYTES / 2**30:.0f} GiB, which is refused; "
+            f"{path}: unpacks to more than {limit / 2**30:.0f} GiB, which is refused; "
             "unpack it yourself and give the folder"
         )
 

@@ -8,8 +8,9 @@ import numpy as np
 
 from dlmo.data.assemble import Labelled, assemble
 from dlmo.data.dataset import Dataset, Skipped, Split
-from dlmo.data.decode import Header, ImageError, decode_all, read_headers
+from dlmo.data.decode import decode_all, read_headers
 from dlmo.data.files import ARCHIVE_SUFFIXES, open_files
+from dlmo.data.image import Header, ImageError
 from dlmo.data.layout import Item, Layout, read_layout
 from dlmo.data.options import LoadOptions
 from dlmo.data.preprocessing import Preprocessing

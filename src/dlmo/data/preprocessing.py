@@ -68,14 +68,57 @@ def to_float(images: np.ndarray) -> np.ndarray:
     return (images.astype(np.float32) - PIXEL_OFFSET) / PIXEL_SCALE
 
 
-def to_input(images: np.ndarray, dtype: np.dtype, scale: float, zero_point: int) -> np.ndarray:
-    """uint8 images to a model's input: float32, or quantized with the tensor's scale and zero point."""
-    if np.dtype(dtype) == np.float32:
-        return to_float(images)
-    if np.dtype(dtype) == np.int8 and scale == 1 / PIXEL_SCALE and zero_point == 0:
+@dataclass(frozen=True)
+class Normalization:
+    """From pixels, 0 to 255, to the real values a model was trained on: (pixel - mean) / std.
+
+    One mean and std for all channels, or one per channel in the order of the input's channels.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def levels(self) -> np.ndarray:
+        """The value of every pixel level, float32 256 x (1 or channels)."""
+        pixels = np.arange(256, dtype=np.float32)[:, None]
+        return (pixels - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+
+    def __str__(self) -> str:
+        mean, std = (", ".join(f"{number:.6g}" for number in numbers) for numbers in (self.mean, self.std))
+        return f"(pixel - {mean}) / {std}" if len(self.mean) == len(self.std) == 1 else f"(pixel - [{mean}]) / [{std}]"
+
+
+OWN = Normalization((float(PIXEL_OFFSET),), (PIXEL_SCALE,))
+
+
+def natural_normalization(dtype: np.dtype, scale: float, zero_point: int) -> Normalization:
+    """What an input's type suggests where nothing else is known.
+
+    The range of an 8-bit input stands for pixels 0 to 255, whatever real values its scale gives them: pixels are fed
+    as they are, or less 128. Other inputs get dlmo's own normalization.
+    """
+    if np.dtype(dtype).itemsize > 1:
+        return OWN
+    zero = zero_point if np.dtype(dtype) == np.uint8 else zero_point + 128
+    return Normalization((float(zero),), (1 / (scale or 1.0),))
+
+
+def to_input(
+    images: np.ndarray, dtype: np.dtype, scale: float, zero_point: int, normalization: Normalization | None = None
+) -> np.ndarray:
+    """uint8 images, ... x channels, to a model's input: float, or quantized with the tensor's scale and zero point.
+
+    A scale of 0 means that the tensor has none. normalization: None takes the input's natural one.
+    """
+    dtype = np.dtype(dtype)
+    rule = normalization or natural_normalization(dtype, scale, zero_point)
+    if dtype == np.int8 and scale == 1 / PIXEL_SCALE and zero_point == 0 and rule == OWN:
         return (images ^ 0x80).view(np.int8)  # pixel - 128, without leaving the integers
-    if scale == 0:  # an integer input without quantization takes pixels as they are
-        return images if np.dtype(dtype) == np.uint8 else (images ^ 0x80).view(np.int8)
-    limits = np.iinfo(dtype)
-    quantized = np.round(to_float(images) / scale) + zero_point
-    return np.clip(quantized, limits.min, limits.max).astype(dtype)
+    levels = rule.levels()
+    if dtype.kind != "f":
+        limits = np.iinfo(dtype)
+        levels = np.clip(np.round(levels / np.float32(scale or 1.0)) + zero_point, limits.min, limits.max)
+    levels = levels.astype(dtype)
+    if levels.shape[1] == 1:
+        return levels[:, 0][images]
+    return np.stack([levels[:, channel][images[..., channel]] for channel in range(levels.shape[1])], axis=-1)

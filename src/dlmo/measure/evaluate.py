@@ -1,27 +1,35 @@
-"""Judging any .tflite file on a data set."""
+"""Judging any .tflite file on a data set. Whatever touches the file runs in a child process."""
 
-import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from dlmo.data import Dataset, Split, load
+from dlmo.data import Split
 from dlmo.errors import UserError
 from dlmo.measure.accuracy import accuracy
-from dlmo.measure.latency import machine, measure_latency
-from dlmo.measure.memory import measure_memory
+from dlmo.measure.feeding import Feed, FeedOptions, choose_feed, choose_labels, common_feeds, load_for, output_of_class
+from dlmo.measure.isolated import Child, memory_for
+from dlmo.measure.latency import machine
+from dlmo.measure.probe import Probe, latency_of, probe_file, scores_of
 from dlmo.measure.size import compressed_bytes
 from dlmo.progress import Progress, SilentProgress
-from dlmo.runtimes.litert import flatbuffer
-from dlmo.runtimes.litert.interpreter import Runner, predict
 
 SPLITS = ("train", "validation", "test")
+# Below this part of the way from guessing to perfection, other normalizations are tried on so many images.
+_SUSPICIOUS = 0.25
+_TRIED_IMAGES = 100
+_PIECE_BYTES = 1 << 28  # of images that a child holds
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Facts and measurements of one file; units as in study.results.Result."""
+    """Facts and measurements of one file; units as in study.results.Result.
+
+    input: height, width, channels. layout, channel_order, normalization, labels: how images got in and what the
+    outputs were taken for, with the place that said so. notes: sentences for the user.
+    """
 
     model: str
     dataset: str
@@ -43,6 +51,15 @@ class Evaluation:
     operators: dict[str, int]
     float_operators: tuple[str, ...]
     machine: dict
+    input: tuple[int, int, int]
+    input_dtype: str
+    output_dtype: str
+    layout: str
+    channel_order: str
+    normalization: str
+    normalization_source: str
+    labels_source: str
+    notes: tuple[str, ...]
 
     def to_json(self) -> dict:
         return asdict(self)
@@ -55,35 +72,49 @@ def evaluate(
     split: str = "test",
     threads: int = 1,
     group_by: str | None = None,
+    feed: FeedOptions | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Run a file on one split of a data set.
 
-    Beside the file, `labels.txt` gives the order of its classes and `preprocessing.json` how its data was split;
-    without them classes are in the data set's order. Float inputs get (pixel - 128) / 128.
+    How images become its input and what its outputs mean: `feed` first, then `preprocessing.json` and `labels.txt`
+    beside the file, then its own metadata, then defaults; the data is split as `preprocessing.json` notes. A file
+    that crashes, hangs or eats memory ends with a UserError.
     """
-    progress = progress or SilentProgress()
+    progress, options = progress or SilentProgress(), feed or FeedOptions()
     path = Path(model).expanduser()
     if split not in SPLITS:
         raise UserError(f'unknown split "{split}"; known: {", ".join(SPLITS)}')
     if threads < 1:
         raise UserError(f"--threads {threads}: give 1 or more")
     content = read_model(path)
-    runner = Runner(content)
-    height, width, channels = runner.input_shape
-    if channels not in (1, 3):
-        raise UserError(f"{path}: takes {channels} channels; dlmo feeds grey (1) or RGB (3) images")
-    with progress.stage(f"read {source}"):
-        dataset = _load(source, (height, width), channels, group_by, path.parent / "preprocessing.json", progress)
-    images: Split = getattr(dataset, split)
-    outputs = _output_of_class(path, dataset, runner.classes)
-    with progress.stage(f"run on {len(images):,} {split} images"):
-        # All outputs compete: an answer that is no class of this data set is wrong.
-        measured = accuracy(predict(content, images.images), outputs[images.labels])
-    with progress.stage("measure latency") as update:
-        (latency,) = measure_latency([content], threads, update)
-    facts = flatbuffer.facts(content)
-    partitions, delegated = runner.delegation()
+    with Child(str(path), memory=memory_for(content)) as child:
+        with progress.stage(f"open {path.name}") as update:
+            probe = Probe(**child.call(probe_file, content, options.layout, options.size, update=update))
+        chosen = choose_feed(options, path, probe)
+        with progress.stage(f"read {source}"):
+            dataset = load_for(source, path, probe, group_by, progress)
+        images: Split = getattr(dataset, split)
+        labels, labels_source = choose_labels(options, path, probe.labels, dataset.classes)
+        outputs = output_of_class(path, probe.classes, labels, labels_source, dataset.name, dataset.classes)
+
+        def scores(feed: Feed, images: np.ndarray, update: Callable[[float], None] | None) -> np.ndarray:
+            return scores_in_pieces(child, content, options, feed, images, update)
+
+        with progress.stage(f"run on {len(images):,} {split} images") as update:
+            found = scores(chosen, images.images, update)
+        # All outputs compete: an answer that is no class of this data set is wrong, and so is one that is no number.
+        no_number = np.isnan(found).any(1)
+        measured = accuracy(found, np.where(no_number, -1, outputs[images.labels]))
+        notes = [f"{no_number.sum():,} images get scores that are no numbers"] if no_number.any() else []
+        if probe.batch > 1:
+            notes.append(f"the file takes {probe.batch} images at once and no fewer: latency is that of all of them")
+        guessing = np.bincount(images.labels).max() / len(images)
+        if measured.value < guessing + _SUSPICIOUS * (1 - guessing):
+            with progress.stage("try other normalizations"):
+                notes.append(_advice(images, outputs, chosen, probe.channels, scores, guessing))
+        with progress.stage("measure latency") as update:
+            latency = child.call(latency_of, content, options.layout, options.size, threads, update=update)
     return Evaluation(
         model=str(path),
         dataset=dataset.name,
@@ -94,18 +125,65 @@ def evaluate(
         accuracy_high=measured.high,
         size_bytes=len(content),
         compressed_bytes=compressed_bytes(content),
-        latency_ms=latency.p50_ms,
-        latency_p90_ms=latency.p90_ms,
+        latency_ms=latency["p50_ms"],
+        latency_p90_ms=latency["p90_ms"],
         threads=threads,
-        ram_bytes=measure_memory(content),
-        macs=facts.macs,
-        parameters=facts.parameters,
-        delegated=delegated,
-        partitions=partitions,
-        operators=facts.operators,
-        float_operators=facts.float_operators,
+        ram_bytes=probe.ram_bytes,
+        macs=probe.macs,
+        parameters=probe.parameters,
+        delegated=probe.delegated,
+        partitions=probe.partitions,
+        operators=probe.operators,
+        float_operators=tuple(probe.float_operators),
         machine=machine(),
+        input=(*probe.size, probe.channels),
+        input_dtype=probe.input_dtype,
+        output_dtype=probe.output_dtype,
+        layout=probe.layout,
+        channel_order=options.channel_order,
+        normalization=str(chosen.normalization),
+        normalization_source=chosen.normalization_source,
+        labels_source=labels_source,
+        notes=tuple(notes),
     )
+
+
+def scores_in_pieces(
+    child: Child,
+    content: bytes,
+    options: FeedOptions,
+    feed: Feed,
+    images: np.ndarray,
+    update: Callable[[float], None] | None,
+) -> np.ndarray:
+    """Scores of uint8 images, N x classes. The child gets them in pieces: its memory is for the model."""
+    found = []
+    for piece in np.array_split(images, images.nbytes // _PIECE_BYTES + 1):
+        before, share = sum(map(len, found)) / len(images), len(piece) / len(images)
+        scaled = None if update is None else lambda done, before=before, share=share: update(before + done * share)
+        arguments = options.layout, options.size, feed.normalization, feed.pixels(piece)
+        found.append(child.call(scores_of, content, *arguments, update=scaled))
+    return np.concatenate(found)
+
+
+def _advice(images: Split, outputs: np.ndarray, chosen: Feed, channels: int, scores: Callable, guessing: float) -> str:
+    """What usually makes a good model look bad, and whether another common normalization does better on some images."""
+    some = images.take(np.unique(np.linspace(0, len(images) - 1, _TRIED_IMAGES).astype(int)))
+
+    def right(feed: Feed) -> int:
+        return int((scores(feed, some.images, None).argmax(1) == outputs[some.labels]).sum())
+
+    own, tried = right(chosen), {}
+    for words, feed in common_feeds(chosen, channels).items():
+        tried[words] = right(feed)
+    best = max(tried, key=tried.get)
+    text = (
+        f"little better than the {guessing:.0%} of always answering the largest class; usual causes: another "
+        "normalization, channel order, layout or order of classes than in training"
+    )
+    if tried[best] - own > 0.1 * len(some):
+        return f"{text}; {best} gets {tried[best]} of {len(some)} images right, this run {own}"
+    return f"{text}; no other common normalization does clearly better, so look at the labels' order first"
 
 
 def read_model(path: Path) -> bytes:
@@ -117,42 +195,3 @@ def read_model(path: Path) -> bytes:
     if content[4:8] != b"TFL3":
         raise UserError(f"{path} is no .tflite file (its identifier is missing)")
     return content
-
-
-def _load(
-    source: str | Path,
-    size: tuple[int, int],
-    channels: int,
-    group_by: str | None,
-    sidecar: Path,
-    progress: Progress,
-) -> Dataset:
-    """The data set, split as the sidecar notes where the user says nothing else and the source allows it."""
-    noted = None if group_by is not None else _noted_group_by(sidecar)
-    if noted is not None:
-        try:
-            return load(source, input_size=size, channels=channels, group_by=noted)
-        except UserError:
-            progress.note(f"{sidecar} notes groups that {source} does not have; split without them")
-    return load(source, input_size=size, channels=channels, group_by=group_by or None)
-
-
-def _noted_group_by(sidecar: Path) -> str | None:
-    try:
-        noted = json.loads(sidecar.read_text())["split"]["group_by"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return noted if isinstance(noted, str) else None
-
-
-def _output_of_class(path: Path, dataset: Dataset, outputs: int) -> np.ndarray:
-    """For each class of the data set, which output of the model is its score."""
-    labels = path.parent / "labels.txt"
-    names = labels.read_text().splitlines() if labels.exists() else list(dataset.classes)
-    if len(names) != outputs:
-        where = f"{labels} lists" if labels.exists() else f"{dataset.name} has"
-        raise UserError(f"{path} scores {outputs} classes, but {where} {len(names)}")
-    missing = [name for name in dataset.classes if name not in names]
-    if missing:
-        raise UserError(f"{dataset.name} has classes that {labels} does not list: {', '.join(missing[:5])}")
-    return np.array([names.index(name) for name in dataset.classes])

@@ -1,36 +1,49 @@
 """Memory that running a file takes, measured in a process of its own."""
 
-import subprocess
-import sys
+from collections.abc import Callable
 
-_CHILD = """
-import resource, sys
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
 
-def peak():
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) * 1024
-
-content = sys.stdin.buffer.read()
-before = peak()
-interpreter = Interpreter(model_content=content, num_threads=1)
-interpreter.allocate_tensors()
-entry = interpreter.get_input_details()[0]
-interpreter.set_tensor(entry["index"], np.zeros(entry["shape"], entry["dtype"]))
-for _ in range(3):
-    interpreter.invoke()
-print(peak() - before)
-"""
+from dlmo.errors import UserError
+from dlmo.measure.isolated import Child
+from dlmo.runtimes.litert.interpreter import Runner
 
 
 def measure_memory(content: bytes) -> int | None:
     """Growth in bytes of a process's peak memory by loading the file and running it (one thread).
 
     Includes what the runtime makes of the weights, not the interpreter library. None where the system does not
-    tell (no /proc).
+    tell (no /proc), or the file does not run.
     """
-    child = subprocess.run([sys.executable, "-c", _CHILD], input=content, capture_output=True, timeout=120)
-    if child.returncode != 0:
+    try:
+        with Child("the file") as child:
+            return child.call(load_and_run, content)
+    except UserError:
         return None
-    return int(child.stdout)
+
+
+def load_and_run(content: bytes, report: Callable[[float], None]) -> int | None:
+    """In a fresh child: load a file, run it three times; the growth of the peak memory in bytes."""
+    return run_three_times(lambda: Runner(content), report)[1]
+
+
+def run_three_times(opened: Callable[[], Runner], report: Callable[[float], None]) -> tuple[Runner, int | None]:
+    """Open a file, run it on black images; the runner, and how many bytes the peak memory of this process grew."""
+    before = _peak()
+    runner = opened()
+    black = np.zeros(runner.input["shape"], runner.input["dtype"])
+    for run in range(3):
+        report(run / 3)
+        runner.interpreter.set_tensor(runner.input["index"], black)
+        runner.interpreter.invoke()
+    after = _peak()
+    return runner, None if before is None or after is None else after - before
+
+
+def _peak() -> int | None:
+    """The largest memory this process has held so far, in bytes; None where the system does not tell."""
+    try:
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) * 1024
+    except (OSError, StopIteration):
+        return None

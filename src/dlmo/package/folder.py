@@ -12,8 +12,8 @@ from PIL import Image
 
 from dlmo.data.dataset import Dataset
 from dlmo.errors import UserError
+from dlmo.package.parts import package_parts, write_parts
 from dlmo.runtimes.litert.flatbuffer import write_atomically
-from dlmo.runtimes.litert.interpreter import Runner
 from dlmo.study.results import Mistake, Run
 from dlmo.study.run import Outcome
 
@@ -38,7 +38,9 @@ def check_writable(out: Path) -> None:
 def write_run(
     out: Path, run: Run, best: Outcome, outcomes: Sequence[Outcome], dataset: Dataset, group_by: str | None
 ) -> None:
-    """Write the folder of the contract. Files are written whole one by one, `results.json` last.
+    """Write the folder of the contract: a package of the best file, every artifact, the reports.
+
+    Files are written whole one by one, `results.json` last.
 
     Artifacts and results of an earlier run in the same folder are removed first: no file speaks for another run.
     Raises UserError when the folder cannot be written.
@@ -56,24 +58,21 @@ def _write_all(
     from dlmo.report.model_card import model_card
 
     artifacts = out / "artifacts"
-    (out / "golden").mkdir(parents=True, exist_ok=True)
-    artifacts.mkdir(exist_ok=True)
+    artifacts.mkdir(parents=True, exist_ok=True)
     (out / "results.json").unlink(missing_ok=True)
     for old in artifacts.glob("*.tflite"):
         old.unlink()
     for outcome in outcomes:
         write_atomically(artifacts / outcome.result.artifact, outcome.content)
-    document = preprocessing_document(dataset, group_by)
     # The files in `artifacts` differ in their tensors' types, which each file tells itself.
-    for folder, tensors in ((out, tensor_documents(best.content)), (artifacts, {})):
-        _write_text(folder / "labels.txt", "".join(f"{name}\n" for name in dataset.classes))
-        _write_text(folder / "preprocessing.json", _json(document | tensors))
-    write_atomically(out / "model.tflite", best.content)
-    _write_golden(out / "golden", best.content, dataset)
-    _write_text(out / "model_card.md", model_card(run))
+    document = preprocessing_document(dataset, group_by)
+    _write_text(artifacts / "labels.txt", "".join(f"{name}\n" for name in dataset.classes))
+    _write_text(artifacts / "preprocessing.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    golden = dataset.test.images[np.linspace(0, len(dataset.test) - 1, _GOLDEN_IMAGES).astype(int)]
+    write_parts(out, package_parts(best.content, list(dataset.classes), document, golden, model_card(run)))
     _write_text(out / "report.html", render(run))
     _write_text(out / "results.csv", run.to_csv())
-    _write_text(out / "results.json", _json(run.to_json()))
+    _write_text(out / "results.json", json.dumps(run.to_json(), indent=1, ensure_ascii=False) + "\n")
 
 
 def preprocessing_document(dataset: Dataset, group_by: str | None) -> dict:
@@ -82,17 +81,6 @@ def preprocessing_document(dataset: Dataset, group_by: str | None) -> dict:
         "formula": "float: (pixel - 128) / 128; int8: pixel - 128",
         "split": {"seed": 0, "group_by": group_by},
     }
-
-
-def tensor_documents(content: bytes) -> dict:
-    """Type and quantization of a file's input and output."""
-    runner = Runner(content)
-    document = {}
-    for name, tensor in (("input_tensor", runner.input), ("output_tensor", runner.output)):
-        scale, zero_point = tensor["quantization"]
-        kind = np.dtype(tensor["dtype"]).name
-        document[name] = {"dtype": kind, "scale": float(scale), "zero_point": int(zero_point)}
-    return document
 
 
 def mistakes_of(scores: np.ndarray, dataset: Dataset) -> tuple[Mistake, ...]:
@@ -114,29 +102,10 @@ def mistakes_of(scores: np.ndarray, dataset: Dataset) -> tuple[Mistake, ...]:
     )
 
 
-def _write_golden(folder: Path, content: bytes, dataset: Dataset) -> None:
-    """Inputs as the model takes them and the outputs this machine computed, both raw tensors."""
-    runner = Runner(content)
-    images = dataset.test.images[np.linspace(0, len(dataset.test) - 1, _GOLDEN_IMAGES).astype(int)]
-    prepared = runner.prepare(images)
-    outputs = []
-    for image in prepared:
-        runner.run(image[None])
-        outputs.append(runner.interpreter.get_tensor(runner.output["index"]).reshape(-1))
-    for name, array in (("images", images), ("inputs", prepared), ("outputs", np.stack(outputs))):
-        buffer = io.BytesIO()
-        np.save(buffer, array)
-        write_atomically(folder / f"{name}.npy", buffer.getvalue())
-
-
 def _png(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def _json(document: dict) -> str:
-    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
 def _write_text(path: Path, text: str) -> None:

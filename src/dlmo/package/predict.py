@@ -1,22 +1,28 @@
-"""Predicting from a package folder, with numpy, Pillow and LiteRT alone."""
+"""Classifying many image files with a package: with numpy, Pillow and LiteRT alone, on all cores."""
 
-import json
-from collections.abc import Sequence
+import multiprocessing
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-
-from dlmo.data.decode import ImageError, read_input
-from dlmo.data.preprocessing import Preprocessing
+from dlmo.data.decode import available_cpus
+from dlmo.data.image import ImageError
 from dlmo.errors import UserError
-from dlmo.measure.evaluate import read_model
-from dlmo.runtimes.litert.interpreter import predict as run
+from dlmo.package.opened import open_package
+from dlmo.package.run import Model
+from dlmo.runtimes.litert.interpreter import quiet
+
+_FEW = 64  # files up to which other processes would cost more than they save
+_CHUNK = 16  # files per task
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The best classes of one image, best first, with their softmax shares, 0 to 1."""
+    """The best classes of one image, best first, with their shares, 0 to 1."""
 
     image: str
     classes: tuple[str, ...]
@@ -26,30 +32,88 @@ class Prediction:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """A file that could not be classified, and why."""
+
+    image: str
+    reason: str
+
+    def to_json(self) -> dict:
+        return {"image": self.image, "error": self.reason}
+
+
 def predict(package: str | Path, images: Sequence[str | Path], top: int = 3) -> list[Prediction]:
-    """Classify image files with the model of a folder that `dlmo optimize --out` wrote."""
-    folder = Path(package).expanduser()
-    try:
-        labels = (folder / "labels.txt").read_text().splitlines()
-        preprocessing = Preprocessing.from_json(json.loads((folder / "preprocessing.json").read_text()))
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{folder} is no package: it needs model.tflite, labels.txt and preprocessing.json") from None
-    content = read_model(folder / "model.tflite")
-    scores = run(content, np.stack([_read(Path(image), preprocessing) for image in images]))
-    shares = np.exp(scores - scores.max(1, keepdims=True))
-    shares /= shares.sum(1, keepdims=True)
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
-    return [
-        Prediction(str(image), tuple(labels[i] for i in best), tuple(float(share[i]) for i in best))
-        for image, best, share in zip(images, order, shares)
-    ]
+    """Classify image files, and those in folders, with a package (folder or .zip); all files must be readable."""
+    found = list(predictions(package, images, top))
+    for entry in found:
+        if isinstance(entry, Unreadable):
+            raise UserError(f"{entry.image}: {entry.reason}")
+    return found
 
 
-def _read(path: Path, preprocessing: Preprocessing) -> np.ndarray:
+def predictions(
+    package: str | Path, images: Sequence[str | Path], top: int = 3, workers: int | None = None
+) -> Iterator[Prediction | Unreadable]:
+    """One answer after the other, in the order of the files; a folder stands for the images in it, by name.
+
+    workers: processes, by default one per CPU that this process may use.
+    """
+    with open_package(Path(package).expanduser()) as found:
+        model = found.model()
+        parts = found.read("model.tflite"), found.labels(), found.preprocessing()
+    files = [file for image in images for file in _files(Path(image).expanduser())]
+    workers = workers or available_cpus()
+    if workers == 1 or len(files) <= _FEW:
+        for file in files:
+            yield _classify(model, file, top)
+        return
+    chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
+    # Threads would wait for each other: Pillow holds the interpreter lock for most of a small image.
+    with ProcessPoolExecutor(workers, _context(), _begin, (parts, top)) as pool:
+        try:
+            for answers in pool.map(_work, chunks):
+                yield from answers
+        except BrokenProcessPool:
+            raise UserError("a process that read images was killed (out of memory?); give fewer images") from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _files(path: Path) -> list[Path]:
+    """The file itself, or the images in a folder and in all folders inside it."""
+    if not path.is_dir():
+        return [path]
+    from dlmo.data.layout import IMAGE_SUFFIXES
+
+    return sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+
+
+def _classify(model: Model, file: Path, top: int) -> Prediction | Unreadable:
     try:
-        with open(path, "rb") as file:
-            return read_input(file, preprocessing)[0]
+        with open(file, "rb") as stream:
+            best = model.best(model.shares(stream), top)
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+        return Unreadable(str(file), f"cannot be read: {error.strerror or error}")
     except ImageError as error:
-        raise UserError(f"{path} is no image dlmo can read: {error}") from None
+        return Unreadable(str(file), str(error))
+    return Prediction(str(file), tuple(name for name, _ in best), tuple(share for _, share in best))
+
+
+def _context() -> multiprocessing.context.BaseContext:
+    """Forked processes start in milliseconds. A fork copies no thread: not beside libraries that wait for theirs."""
+    may_fork = sys.platform == "linux" and not {"torch", "jax"} & sys.modules.keys()
+    return multiprocessing.get_context("fork" if may_fork else "spawn")
+
+
+def _begin(parts: tuple[bytes, list[str], dict], top: int) -> None:
+    """In a worker: its own interpreter. Ctrl-C is the parent's to handle."""
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with quiet():
+        _worker = Model(*parts), top
+
+
+def _work(files: list[Path]) -> list[Prediction | Unreadable]:
+    model, top = _worker
+    return [_classify(model, file, top) for file in files]

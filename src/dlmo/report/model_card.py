@@ -12,8 +12,7 @@ FILES = (
     ("preprocessing.json", "how an image becomes the model's input"),
     ("golden/", "inputs and the outputs expected for them, to check a device against"),
     ("model_card.md", "this text"),
-    ("report.html", "everything tried, with charts; opens without a network"),
-    ("results.json, results.csv", "the same numbers for programs"),
+    ("README.md", "the other files, and how to run the model"),
 )
 
 PRECISIONS = {

@@ -12,7 +12,10 @@ from dlmo.report import wording
 from dlmo.study.results import Choice, Result, Run, StepWorth
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dlmo.measure.evaluate import Evaluation
+    from dlmo.strategy.findings import Finding
 
 CHOSEN = ">"  # plain characters: they survive every terminal, font and log file
 FRONT = "*"
@@ -38,6 +41,15 @@ def print_run(run: Run, console: Console) -> None:
         _print_list(console, run.notes)
 
 
+def print_findings(findings: Sequence[Finding], console: Console) -> None:
+    """The study's claims and what became of them here."""
+    _heading(console, "The study's findings, measured here")
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for finding in findings:
+        table.add_row(finding.claim, finding.verdict)
+    console.print(table)
+
+
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     """Facts and measurements of one file."""
     ram = "not known" if evaluation.ram_bytes is None else f"{wording.kilobytes(evaluation.ram_bytes)} KB"
@@ -54,7 +66,12 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
         "delegated": f"{evaluation.delegated * 100:.0f} % of nodes, partitions: {evaluation.partitions}",
         "operators": ", ".join(f"{name} {number}" for name, number in evaluation.operators.items()),
         "in float": ", ".join(evaluation.float_operators),
+        "input": f"{wording.input_shape({'input': evaluation.input})} {evaluation.input_dtype}, {evaluation.layout}"
+        + (", bgr" if evaluation.channel_order == "bgr" else ""),
+        "fed": f"{evaluation.normalization} (from: {evaluation.normalization_source})",
+        "outputs": f"{evaluation.output_dtype}, named by {evaluation.labels_source}",
         "machine": wording.machine_words(evaluation.machine),
+        "note": "\n".join(evaluation.notes),
     }
     _say(console, evaluation.model, "bold")
     table = Table.grid(padding=(0, 2, 0, 0))

@@ -67,13 +67,28 @@ def explain(chosen: Result, results: Sequence[Result], budget: Budget, compare: 
     legal = [r for r in results if not shortfalls(r, budget, reference.validation_accuracy)]
     measure = budget.running_cost
     cost = RUNNING_COSTS[measure]
-    better, worse = ("faster", "slower") if measure == "latency_ms" else ("less RAM", "more RAM")
     goal = {
         "size": "the smallest file",
         "balance": f"the best balance (half the size or {cost} weighs like a quarter more errors)",
         "accuracy": f"the highest validation accuracy (to 0.1 point), then the lowest {cost}",
     }[budget.goal]
-    reasons = [f"{goal} of {len(legal)} candidates (of {len(results)}) that meet the budget"]
+    why = f"{goal} of {len(legal)} candidates (of {len(results)}) that meet the budget"
+    return _choice(chosen, results, compare, measure, why, advice(chosen, results, budget, compare))
+
+
+def asked_for(chosen: Result, results: Sequence[Result], compare: Compare) -> Choice:
+    """The result of the recipe the user gave, and what it brought. compare: paired test on test images."""
+    measure = "ram_bytes" if chosen.latency_ms is None else "latency_ms"
+    return _choice(chosen, results, compare, measure, "the recipe was given", "")
+
+
+def _choice(
+    chosen: Result, results: Sequence[Result], compare: Compare, measure: str, why: str, advised: str
+) -> Choice:
+    """measure: the running cost that counts, a key of RUNNING_COSTS."""
+    reference = reference_of(results)
+    better, worse = ("faster", "slower") if measure == "latency_ms" else ("less RAM", "more RAM")
+    reasons = [why]
     if chosen is not reference:
         reasons.append(
             f"against {reference.network} {reference.setup}: "
@@ -87,7 +102,7 @@ def explain(chosen: Result, results: Sequence[Result], budget: Budget, compare: 
     for step in worth:
         if not step.paid:
             reasons.append(f"{step.step} did not pay here: {step.verdict}")
-    return Choice(chosen, tuple(reasons), worth, advice(chosen, results, budget, compare))
+    return Choice(chosen, tuple(reasons), worth, advised)
 
 
 def step_worth(

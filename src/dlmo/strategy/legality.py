@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from dlmo.errors import UserError
-from dlmo.study.recipe import Int8, Prune, Qat, Recipe, Step
+from dlmo.study.recipe import Int8, Prune, Recipe
 
 _SPARSE = "its zeros are stored sparse, and {runtime} does not know DENSIFY, which restores them"
 _INTEGERS_ONLY = "an Ethos-U computes in integers; float operators would run on the CPU beside it"
@@ -23,37 +23,25 @@ _REASONS: dict[str, dict[str, str]] = {
         "dynamic_int8": _INTEGERS_ONLY,
     },
 }
-# Trained scales do not reach the inside of a hard sigmoid: each squeeze-excite block leaves int8 and comes back.
-_FLOAT_AFTER_QAT = ("mobilenet_v3_small", "mobilenet_v3_large")
-_FLOAT_FALLBACK = "after QAT its hard sigmoids stay in float, between QUANTIZE and DEQUANTIZE"
 
 
 def check(recipe: Recipe, target: str) -> None:
     """Raise UserError if `target` cannot run what the recipe makes, with the nearest recipe that it can run."""
-    reason = refusal(recipe.network, recipe.steps, target)
+    reason = refusal(recipe, target)
     if reason:
         raise UserError(f'target {target} cannot run "{recipe}": {reason}; nearest: "{nearest_legal(recipe, target)}"')
 
 
-def refusal(network: str, steps: Iterable[Step], target: str) -> str | None:
-    """Why a target cannot run a network after these steps; None where it can."""
+def refusal(recipe: Recipe, target: str) -> str | None:
+    """Why a target cannot run what a recipe makes; None where it can."""
     reasons = _REASONS.get(target.partition(":")[0], {})
-    steps = tuple(steps)
-    for step in steps:
-        if step.name in reasons:
-            return reasons[step.name]
-    after_qat = any(isinstance(step, Qat) for step in steps)
-    if reasons and after_qat and network.partition("@")[0] in _FLOAT_AFTER_QAT:
-        return _FLOAT_FALLBACK
-    return None
+    return next((reasons[step.name] for step in recipe.steps if step.name in reasons), None)
 
 
 def nearest_legal(recipe: Recipe, target: str) -> Recipe:
-    """The recipe with as few changes as needed: int8 at its end, no pruning, no QAT where that leaves floats."""
+    """The recipe with as few changes as needed: int8 at its end, no sparse weights."""
     kept = tuple(step for step in recipe.steps[:-1] if not isinstance(step, Prune))
     last = recipe.precision if isinstance(recipe.precision, Int8) else Int8()
-    if refusal(recipe.network, (*kept, last), target):
-        kept = tuple(step for step in kept if not isinstance(step, Qat))
     return Recipe(recipe.network, (*kept, last))
 
 
@@ -61,7 +49,7 @@ def without_illegal(recipes: Iterable[Recipe], target: str) -> tuple[list[Recipe
     """The recipes that a target can run, and a note on those left out, if any."""
     kept, left_out = [], {}
     for recipe in recipes:
-        reason = refusal(recipe.network, recipe.steps, target)
+        reason = refusal(recipe, target)
         if reason:
             left_out.setdefault(reason, {})[recipe.setup] = None
         else:

@@ -4,8 +4,8 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,8 @@ import numpy as np
 from dlmo.data.dataset import Dataset
 from dlmo.errors import UserError
 from dlmo.runtimes.litert.flatbuffer import write_atomically
-from dlmo.study.recipe import Qat, Recipe, Step
-from dlmo.study.stages import NetworkPlan, Workspace, training_keys
+from dlmo.study.recipe import Kd, PruneChannels, Qat, Recipe, Step
+from dlmo.study.stages import NetworkPlan, Workspace, trainings_of
 from dlmo.study.store import key_of
 from dlmo.training.schedule import Augmentation, Schedule
 
@@ -30,9 +30,9 @@ _SECONDS_PER_FILE = 5.0
 _PROBE_SECONDS, _LEAST_PROBE_STEPS, _MOST_PROBE_STEPS = 2.0, 4, 40
 # A further network is worth adding only if every network then still gets this share of its full schedule.
 _ENOUGH_OF_SCHEDULE = 0.5
-_PRUNE_SHARE, _QAT_SHARE = 0.2, 0.06
+_PRUNE_SHARE, _QAT_SHARE, _CUT_SHARE = 0.15, 0.06, 0.4
 _SMALLEST_PROGRESSIVE_SIDE = 28
-_VERSION = 6
+_VERSION = 7
 
 
 @dataclass(frozen=True)
@@ -91,13 +91,22 @@ def batch_size_for(images: int) -> int:
 
 
 def schedules(images: int, side: int, epochs: int) -> NetworkPlan:
-    """The three schedules of a network whose training from scratch takes `epochs`. side: of the input, pixels."""
+    """The schedules of a network whose training from scratch takes `epochs`. side: of the input, pixels."""
     batch = batch_size_for(images)
     rate = 0.1 * math.sqrt(batch / 64)
     train = Schedule(epochs, batch, rate, warmup=0.15, progressive=side >= _SMALLEST_PROGRESSIVE_SIDE and epochs >= 8)
     prune = Schedule(max(3, round(_PRUNE_SHARE * epochs)), batch, rate / 2, warmup=0.05)
     qat = Schedule(max(1, round(_QAT_SHARE * epochs)), batch, 0.01, warmup=0.05, weight_decay=1e-4, clip_norm=1.0)
-    return NetworkPlan(train, prune, qat)
+    cut = prune.lasting(max(3, round(_CUT_SHARE * epochs)))
+    return NetworkPlan(train, prune, qat, cut)
+
+
+def further_training(plan: NetworkPlan, epochs: int | None) -> NetworkPlan:
+    """The plan of a network that comes trained: nothing from scratch; `epochs`, if given, for each further step."""
+    plan = replace(plan, train=plan.train.lasting(0))
+    if epochs is None:
+        return plan
+    return replace(plan, prune=plan.prune.lasting(epochs), qat=plan.qat.lasting(epochs), cut=plan.cut.lasting(epochs))
 
 
 def make_plan(
@@ -129,16 +138,25 @@ def make_plan(
         "seeds": seeds,
         "target": workspace.target.name,
     }
+    own = workspace.own
+    if own is not None:
+        asked["own"] = own.fingerprint
+
+    def plan_of(count: int) -> NetworkPlan:
+        plan = schedules(images, side, count)
+        return plan if own is None else further_training(plan, epochs)
 
     def make(folder: Path) -> None:
         from dlmo.training.device import best_device
 
         with workspace.progress.stage("plan: time a few training steps"):
-            costs = {network: _Cost.probe(workspace, network, recipes[network]) for network in networks}
-        counts = _fit(costs, images, side, seconds, epochs, all_networks, seeds)
+            timed = _in_training(workspace, networks, recipes)
+            plain = dict.fromkeys(networks, 0.0) | {name: _seconds_per_epoch(workspace, name) for name in timed}
+            costs = {network: _Cost.probe(workspace, network, recipes[network], plain) for network in networks}
+        counts = _fit(costs, images, plan_of, seconds, epochs, all_networks, seeds)
         document = {
             "epochs": counts,
-            "epoch_seconds": {network: costs[network].train for network in counts},
+            "epoch_seconds": plain,
             "qat_epoch_seconds": {network: costs[network].qat for network in counts},
             "device": best_device().describe(),
             "dropped": [network for network in networks if network not in counts],
@@ -149,13 +167,15 @@ def make_plan(
     document = json.loads((folder / "plan.json").read_text())
     plans = {
         network: replace(
-            schedules(images, side, count),
+            plan_of(count),
             epoch_seconds=document["epoch_seconds"][network],
             qat_epoch_seconds=document["qat_epoch_seconds"][network],
+            teacher_seconds=document["epoch_seconds"],
         )
         for network, count in document["epochs"].items()
     }
-    return Plan(plans, document["device"], _notes(document, plans, images, seconds))
+    cuts = any(isinstance(step, PruneChannels) for listed in recipes.values() for r in listed for step in r.steps)
+    return Plan(plans, document["device"], _notes(document, plans, cuts, images, seconds))
 
 
 def remaining_seconds(
@@ -167,14 +187,13 @@ def remaining_seconds(
     total = 0.0
     for seed in seeds:
         for recipe in recipes:
-            plan = plans[recipe.network]
-            keys = training_keys(workspace, recipe, plan, seed)
-            for (stage, key), step in zip(keys, [None, *recipe.steps[:-1]]):
-                if key not in seen and workspace.store.finished(stage, key) is None:
-                    total += plan.seconds_of(step) + _SECONDS_PER_FILE
-                seen.add(key)
+            expected = trainings_of(workspace, recipe, plans[recipe.network], seed)
+            for training in expected:
+                if training.key not in seen and workspace.store.finished(training.stage, training.key) is None:
+                    total += training.seconds + _SECONDS_PER_FILE
+                seen.add(training.key)
             # A file of a training that is still to come has no scores yet either.
-            if workspace.store.finished(*keys[-1]) is None:
+            if workspace.store.finished(expected[-1].stage, expected[-1].key) is None:
                 if recipe.network not in scoring:
                     scoring[recipe.network] = _seconds_to_score(workspace, recipe.network)
                 total += scoring[recipe.network]
@@ -183,19 +202,34 @@ def remaining_seconds(
 
 def _seconds_to_score(workspace: Workspace, network: str) -> float:
     """What running one file of this network on the validation and test images should take."""
-    from dlmo import networks
-
     data = workspace.dataset
-    macs = networks.count(network, classes=len(data.classes), input_shape=data.input_shape, stem=workspace.stem).macs
-    return workspace.target.seconds_to_predict(len(data.validation) + len(data.test), macs)
+    return workspace.target.seconds_to_predict(len(data.validation) + len(data.test), _macs(workspace, network))
 
 
-def _notes(document: dict, plans: dict[str, NetworkPlan], images: int, seconds: float | None) -> tuple[str, ...]:
+def _macs(workspace: Workspace, network: str) -> int:
+    from dlmo import networks
+    from dlmo.networks.counting import count_module
+    from dlmo.runtimes.litert import flatbuffer
+
+    shape = workspace.dataset.input_shape
+    if not workspace.is_own(network):
+        classes = len(workspace.dataset.classes)
+        return networks.count(network, classes=classes, input_shape=shape, stem=workspace.stem).macs
+    own = workspace.own
+    return flatbuffer.facts(own.tflite).macs if own.tflite is not None else count_module(own.module, shape).macs
+
+
+def _notes(
+    document: dict, plans: dict[str, NetworkPlan], cuts: bool, images: int, seconds: float | None
+) -> tuple[str, ...]:
+    """cuts: whether any recipe cuts channels."""
     first = next(iter(plans.values()))
-    notes = [f"schedule: {first.train.epochs} epochs from scratch, {first.prune.epochs} while pruning, "
-             f"{first.qat.epochs} quantization-aware"]  # fmt: skip
+    start = f"{first.train.epochs} epochs from scratch, " if first.train.epochs else ""
+    notes = [f"schedule: {start}{first.prune.epochs} while pruning, {first.qat.epochs} quantization-aware"]
+    if cuts:
+        notes[0] += f", {first.cut.epochs} while cutting channels"
     full = full_epochs(images)
-    if first.train.epochs < full and seconds is not None:
+    if 0 < first.train.epochs < full and seconds is not None:
         notes.append(f"the time is short: a full schedule has {full} epochs; more --time gives better accuracy")
     if document["dropped"]:
         notes.append(f"not tried for lack of time: {', '.join(document['dropped'])}")
@@ -206,42 +240,90 @@ def _notes(document: dict, plans: dict[str, NetworkPlan], images: int, seconds: 
 class _Cost:
     """What one network costs.
 
-    train, qat: seconds per epoch of plain and of quantization-aware training. steps: the distinct trainings that
-    follow the one from scratch. files: how many files are made, each taking per_file seconds.
+    train, qat: seconds per epoch of plain and of quantization-aware training. trainings: the distinct ones, each its
+    step (None: from scratch) and its distillation. files: how many files are made, each taking per_file seconds.
+    teachers: seconds per epoch of each other network that teaches it.
     """
 
     train: float
     qat: float
-    steps: tuple[Step, ...]
+    trainings: tuple[tuple[Step | None, Kd | None], ...]
     files: int
     per_file: float
+    teachers: Mapping[str, float] = field(default_factory=dict)
 
     @staticmethod
-    def probe(workspace: Workspace, network: str, recipes: list[Recipe]) -> "_Cost":
-        prefixes = {
-            recipe.steps[:end]: recipe.steps[end - 1] for recipe in recipes for end in range(1, len(recipe.steps))
-        }
-        steps = tuple(prefixes.values())
-        train, qat = _seconds_per_epoch(workspace, network, any(isinstance(step, Qat) for step in steps))
+    def probe(workspace: Workspace, network: str, recipes: list[Recipe], plain: Mapping[str, float]) -> "_Cost":
+        """plain: seconds per epoch of plain training, of this network and of its teachers."""
+        trainings: dict[tuple, tuple[Step | None, Kd | None]] = {}
+        for recipe in recipes:
+            kd, further = recipe.kd, recipe.further_trainings
+            if kd is not None and kd.born_again:
+                trainings[None, ()] = None, None
+                for generation in range(1, kd.generations):
+                    before = kd.model_copy(update={"generations": generation})
+                    trainings[before, ()] = None, before
+            for end in range(len(further) + 1):
+                trainings[kd, further[:end]] = (further[end - 1] if end else None), kd
+        qat = any(isinstance(step, Qat) for step, _ in trainings.values())
+        qat_seconds = _seconds_per_epoch(workspace, network, quantization_aware=True) if qat else 0.0
         per_file = _SECONDS_PER_FILE + _seconds_to_score(workspace, network)
-        return _Cost(train, qat, steps, len(recipes), per_file)
+        teachers = {name: plain[name] for name in _teachers(recipes)}
+        return _Cost(plain[network], qat_seconds, tuple(trainings.values()), len(recipes), per_file, teachers)
 
     def seconds(self, plan: NetworkPlan, seeds: int) -> float:
-        plan = replace(plan, epoch_seconds=self.train, qat_epoch_seconds=self.qat)
-        training = sum(plan.seconds_of(step) for step in (None, *self.steps))
+        """All but the training of its teachers, which networks may share."""
+        plan = replace(plan, epoch_seconds=self.train, qat_epoch_seconds=self.qat, teacher_seconds=self.teachers)
+        training = sum(plan.seconds_of(step, kd) for step, kd in self.trainings)
         return seeds * (training + self.files * self.per_file)
+
+
+def _seconds(costs: Mapping[str, _Cost], plan: NetworkPlan, seeds: int) -> float:
+    """All the work on these networks; a teacher is trained once, for all networks and seeds."""
+    teachers = {
+        kd.teacher: cost.teachers[kd.teacher]
+        for cost in costs.values()
+        for _, kd in cost.trainings
+        if kd is not None and kd.scheme == "offline" and kd.teacher in cost.teachers
+    }
+    before = sum(
+        replace(plan, epoch_seconds=seconds).seconds_of(None)
+        for name, seconds in teachers.items()
+        if name not in costs or (None, None) not in costs[name].trainings
+    )
+    return before + sum(cost.seconds(plan, seeds) for cost in costs.values())
+
+
+def _teachers(recipes: Sequence[Recipe]) -> tuple[str, ...]:
+    """The networks that have to be built, and timed, as teachers of these recipes."""
+    named = [recipe.kd.teacher for recipe in recipes if recipe.kd is not None and not recipe.kd.from_file]
+    return tuple(dict.fromkeys(name for name in named if name != "self"))
+
+
+def _in_training(workspace: Workspace, networks: Sequence[str], recipes: dict[str, list[Recipe]]) -> tuple[str, ...]:
+    """The networks that are trained, and their teachers; the user's own only where a step trains it further."""
+    trained = [
+        network
+        for network in networks
+        if not workspace.is_own(network) or any(recipe.further_trainings for recipe in recipes[network])
+    ]
+    teachers = _teachers([recipe for network in networks for recipe in recipes[network]])
+    return tuple(dict.fromkeys((*trained, *teachers)))
 
 
 def _fit(
     costs: dict[str, _Cost],
     images: int,
-    side: int,
+    plan_of: Callable[[int], NetworkPlan],
     seconds: float | None,
     epochs: int | None,
     all_networks: bool,
     seeds: int,
 ) -> dict[str, int]:
-    """The networks to try, and how many epochs each is trained from scratch."""
+    """The networks to try, and how many epochs each is trained from scratch.
+
+    plan_of: the schedules for so many epochs.
+    """
     full = full_epochs(images)
     names = list(costs)
     if seconds is None or epochs is not None:
@@ -251,8 +333,8 @@ def _fit(
         """The longest schedule, in epochs, that fits; 0 if not even one epoch does."""
 
         def fits(count: int) -> bool:
-            plan = schedules(images, side, count)
-            return sum(costs[name].seconds(plan, seeds) for name in chosen) <= seconds * _PLANNED_SHARE
+            plan = plan_of(count)
+            return _seconds({name: costs[name] for name in chosen}, plan, seeds) <= seconds * _PLANNED_SHARE
 
         return next((count for count in range(full, 0, -1) if fits(count)), 0)
 
@@ -263,7 +345,7 @@ def _fit(
         chosen = names[: len(chosen) + 1]
     count = affordable(chosen)
     if count == 0:
-        needed = sum(costs[n].seconds(schedules(images, side, 1), seeds) for n in chosen) / _PLANNED_SHARE
+        needed = _seconds({name: costs[name] for name in chosen}, plan_of(1), seeds) / _PLANNED_SHARE
         raise UserError(
             f"--time is too short for one epoch of {', '.join(chosen)} with all steps on this machine: "
             f"give at least {math.ceil(needed / 60)}m, or fewer networks or setups"
@@ -271,8 +353,8 @@ def _fit(
     return dict.fromkeys(chosen, count)
 
 
-def _seconds_per_epoch(workspace: Workspace, network: str, with_qat: bool) -> tuple[float, float]:
-    """Time a few steps of plain and of quantization-aware training."""
+def _seconds_per_epoch(workspace: Workspace, network: str, quantization_aware: bool = False) -> float:
+    """Time a few steps of training."""
     import torch
 
     from dlmo.study.stages import build_network
@@ -286,28 +368,25 @@ def _seconds_per_epoch(workspace: Workspace, network: str, with_qat: bool) -> tu
     batch = batch_size_for(images)
     steps_per_epoch = max(1, images // batch)
 
-    def timed(technique: Technique) -> float:
-        stamps = [time.monotonic()]
+    stamps = [time.monotonic()]
 
-        def stamp(share: float) -> None:
-            stamps.append(time.monotonic())
-            if len(stamps) > _LEAST_PROBE_STEPS and stamps[-1] - stamps[0] > _PROBE_SECONDS:
-                raise _EnoughSeen
+    def stamp(share: float) -> None:
+        stamps.append(time.monotonic())
+        if len(stamps) > _LEAST_PROBE_STEPS and stamps[-1] - stamps[0] > _PROBE_SECONDS:
+            raise _EnoughSeen
 
-        part = data.train.take(np.arange(min(images, batch * _MOST_PROBE_STEPS)))
-        nothing = data.validation.take(np.arange(1))
-        torch.manual_seed(0)
-        fresh = build_network(workspace, network)
-        setup = Schedule(1, min(batch, images), 0.001, 0.1)
-        with contextlib.suppress(_EnoughSeen):
-            train(
-                fresh, part, nothing, setup, workspace.augmentation, best_device(), 0,
-                technique=technique, progress=stamp,
-            )  # fmt: skip
-        # The first steps also choose kernels and fill memory pools.
-        return float(np.median(np.diff(stamps)[2:] if len(stamps) > 4 else np.diff(stamps))) * steps_per_epoch
-
-    return timed(Technique()), timed(QuantizationAwareTraining()) if with_qat else 0.0
+    part = data.train.take(np.arange(min(images, batch * _MOST_PROBE_STEPS)))
+    nothing = data.validation.take(np.arange(1))
+    torch.manual_seed(0)
+    fresh = build_network(workspace, network)
+    setup = Schedule(1, min(batch, images), 0.001, 0.1)
+    with contextlib.suppress(_EnoughSeen):
+        train(
+            fresh, part, nothing, setup, workspace.augmentation, best_device(), 0,
+            technique=QuantizationAwareTraining() if quantization_aware else Technique(), progress=stamp,
+        )  # fmt: skip
+    # The first steps also choose kernels and fill memory pools.
+    return float(np.median(np.diff(stamps)[2:] if len(stamps) > 4 else np.diff(stamps))) * steps_per_epoch
 
 
 class _EnoughSeen(Exception):

@@ -6,12 +6,14 @@ mobilenet_v2@0.5 > prune(0.9) > qat > int8
 import difflib
 import re
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dlmo import networks
 from dlmo.errors import UserError
+from dlmo.networks.own import is_own
+from dlmo.techniques.distillation.settings import LOSSES, settings_of
 
 
 class Step(BaseModel):
@@ -26,8 +28,91 @@ class Step(BaseModel):
         given = [(field, value) for field, value in self if field in self.model_fields_set]
         fields = list(type(self).model_fields)
         positional = bool(given) and given[0][0] == fields[0]
-        parts = [str(value) if positional and i == 0 else f"{field}={value}" for i, (field, value) in enumerate(given)]
+        parts = [f"{field}={_text(value)}" for field, value in given]
+        if positional:
+            parts[0] = _text(given[0][1])
         return f"{self.name}({', '.join(parts)})" if parts else self.name
+
+
+class Kd(Step):
+    """Knowledge distillation. The student trains from scratch as long as without; further steps keep the teacher.
+
+    teacher: a network (trained as plainly and as long as the student would be), a .safetensors file of dlmo's, or
+    `self`: the student's own network, trained before it (born-again networks, arXiv:1805.04770).
+    loss: see `dlmo.techniques.distillation.settings`, where None takes the published value; labels weighs the
+    labels' loss, weight the teacher's. scheme online: the teacher is trained together with the student, not before.
+    generations: with teacher=self, how many trainings follow the one without a teacher.
+    views: how many fixed augmentations of each image are drawn in turn, so that the teacher answers each one once;
+    None: a quarter of the epochs where only answers count, else and with 0 a fresh one in every epoch.
+    """
+
+    name, code, summary = "kd", "KD", "train with a teacher network; the steps that follow keep it"
+    teacher: str = "resnet56"
+    loss: str = "kd"
+    temperature: float | None = Field(None, ge=0.5, le=20, json_schema_extra={"search": [1, 8]})
+    weight: float | None = Field(None, ge=0, le=100_000, json_schema_extra={"search": [0.1, 10]})
+    labels: float | None = Field(None, ge=0, le=10, json_schema_extra={"search": [0.1, 1]})
+    alpha: float | None = Field(None, ge=0, le=100, json_schema_extra={"search": [0.1, 2]})
+    beta: float | None = Field(None, ge=0, le=100, json_schema_extra={"search": [1, 10]})
+    standardize: bool | None = None
+    scheme: Literal["offline", "online"] = "offline"
+    generations: int = Field(1, ge=1, le=10)
+    views: int | None = Field(None, ge=0, le=1000)
+
+    @field_validator("teacher")
+    @classmethod
+    def _known_teacher(cls, teacher: str) -> str:
+        if teacher == "self" or teacher.endswith(".safetensors"):
+            return teacher
+        return networks.canonical(teacher)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Kd":
+        if self.loss not in LOSSES:
+            raise UserError(f'kd: unknown loss "{self.loss}"{_nearest(self.loss, LOSSES)}; known: {", ".join(LOSSES)}')
+        own = LOSSES[self.loss]
+        for option in ("temperature", "alpha", "beta", "standardize"):
+            if getattr(self, option) is not None and option not in own.published:
+                takers = ", ".join(name for name, loss in LOSSES.items() if option in loss.published)
+                raise UserError(f"kd: loss={self.loss} has no {option}; these have: {takers}")
+        if own.knowledge == "self" and (self.teacher != "self" or self.scheme == "online" or self.generations > 1):
+            raise UserError(f"kd: loss={self.loss} has no teacher network; write kd(teacher=self, loss={self.loss})")
+        if self.scheme == "online" and (own.knowledge != "response" or self.from_file):
+            raise UserError("kd: scheme=online needs a loss on answers (kd, dkd, dist) and a network's name as teacher")
+        if self.scheme == "online" and self.generations > 1:
+            raise UserError("kd: scheme=online has no generations; leave one of the two out")
+        if self.generations > 1 and self.teacher != "self":
+            raise UserError("kd: generations needs teacher=self")
+        if self.views and not self.answers_once:
+            raise UserError("kd: views needs scheme=offline and a loss on answers (kd, dkd, dist)")
+        return self
+
+    @property
+    def settings(self) -> dict[str, float | bool]:
+        """Weights and options of the loss, with the published value where none was given."""
+        options = ("labels", "weight", "temperature", "alpha", "beta", "standardize")
+        given = {name: getattr(self, name) for name in options if getattr(self, name) is not None}
+        return settings_of(self.loss, self.scheme, given)
+
+    @property
+    def from_file(self) -> bool:
+        return self.teacher.endswith(".safetensors")
+
+    @property
+    def born_again(self) -> bool:
+        """Whether the teacher is the student's own network, trained before it."""
+        return self.teacher == "self" and self.scheme == "offline" and self.loss != "shallow"
+
+    @property
+    def answers_once(self) -> bool:
+        """Whether the teacher's answers to an image can be stored: they are all the loss wants, and do not change."""
+        return self.scheme == "offline" and LOSSES[self.loss].knowledge == "response"
+
+    def views_in(self, epochs: int) -> int | None:
+        """How many views a training from scratch of so many epochs goes through; None: fresh ones."""
+        if not self.answers_once or self.views == 0:
+            return None
+        return self.views or max(1, epochs // 4)
 
 
 class Prune(Step):
@@ -35,6 +120,25 @@ class Prune(Step):
     sparsity: float = Field(0.8, gt=0, lt=1, json_schema_extra={"search": [0.5, 0.95]})
     rounds: int = Field(65, ge=1, le=1000, json_schema_extra={"search": [60, 70]})
     epochs: int | None = Field(None, ge=1, le=10_000)  # None: the plan's share of the schedule
+
+
+class PruneChannels(Step):
+    """See techniques.channel_pruning. ratio: share of the channels removed; macs: share of the MACs kept."""
+
+    name, code, summary = "prune_channels", "CHP", "cuts whole channels: a smaller and faster dense network"
+    ratio: float = Field(0.5, gt=0, lt=1, json_schema_extra={"search": [0.25, 0.75]})
+    macs: float | None = Field(None, gt=0, lt=1)  # in place of ratio
+    criterion: Literal["magnitude", "taylor", "bn_scale", "lamp"] = "magnitude"
+    scope: Literal["global", "layer"] = "global"
+    rounds: int = Field(3, ge=1, le=100, json_schema_extra={"search": [1, 5]})
+    round_to: int = Field(8, ge=1, le=64)
+    epochs: int | None = Field(None, ge=1, le=10_000)
+
+    @model_validator(mode="after")
+    def _one_target(self) -> "PruneChannels":
+        if {"ratio", "macs"} <= self.model_fields_set:
+            raise ValueError("give ratio or macs, not both")
+        return self
 
 
 class Qat(Step):
@@ -63,7 +167,8 @@ class Int8(Precision):
     calibration: int = Field(200, ge=1, le=5000, json_schema_extra={"search": [100, 500]})
 
 
-STEPS: dict[str, type[Step]] = {step.name: step for step in (Prune, Qat, Float32, Float16, DynamicInt8, Int8)}
+_KINDS = (Kd, Prune, PruneChannels, Qat, Float32, Float16, DynamicInt8, Int8)
+STEPS: dict[str, type[Step]] = {step.name: step for step in _KINDS}
 
 # The study's setups (its Tables 5-12), and PRN with full-integer quantization, which it did not try.
 SETUPS: dict[str, str] = {
@@ -93,13 +198,22 @@ class Recipe:
         return self.steps[-1]
 
     @property
+    def kd(self) -> Kd | None:
+        """The distillation that all trainings of the recipe share."""
+        return self.steps[0] if isinstance(self.steps[0], Kd) else None
+
+    @property
+    def further_trainings(self) -> tuple[Step, ...]:
+        """The steps that train the network further, after the training from scratch."""
+        return tuple(step for step in self.steps if not isinstance(step, Kd | Precision))
+
+    @property
     def setup(self) -> str:
-        """The study's code where it has one, else the steps' codes joined."""
-        names = " > ".join(step.name for step in self.steps)
-        for code, steps in SETUPS.items():
-            if steps == names:
-                return code
-        return "+".join(step.code for step in self.steps)
+        """The study's code where it has one, else the steps' codes joined; KD+CODE with a teacher, KD for KD+NQ."""
+        rest = [step for step in self.steps if not isinstance(step, Kd)]
+        names = " > ".join(step.name for step in rest)
+        code = next((code for code, steps in SETUPS.items() if steps == names), "+".join(step.code for step in rest))
+        return code if self.kd is None else "KD" if code == "NQ" else f"KD+{code}"
 
 
 def parse(text: str) -> Recipe:
@@ -107,7 +221,7 @@ def parse(text: str) -> Recipe:
     head, *rest = [part.strip() for part in text.split(">")]
     if not head:
         raise UserError(f'recipe "{text}" has no network before the first ">"')
-    return Recipe(networks.canonical(head), parse_steps(" > ".join(rest)))
+    return Recipe(head if is_own(head) else networks.canonical(head), parse_steps(" > ".join(rest)))
 
 
 def parse_steps(text: str) -> tuple[Step, ...]:
@@ -120,10 +234,14 @@ def parse_steps(text: str) -> tuple[Step, ...]:
 
 
 def for_setup(network: str, code: str) -> Recipe:
-    """The recipe of one of the study's setups."""
-    if code not in SETUPS:
-        raise UserError(f'unknown setup "{code}"{_nearest(code, SETUPS)}; known: {", ".join(SETUPS)}')
-    return Recipe(networks.canonical(network), parse_steps(SETUPS[code]))
+    """The recipe of one of the study's setups; with KD or KD+CODE, under the default teacher."""
+    plain = "NQ" if code == "KD" else code.removeprefix("KD+")
+    if plain not in SETUPS:
+        raise UserError(
+            f'unknown setup "{code}"{_nearest(plain, SETUPS)}; known: {", ".join(SETUPS)}, KD and KD+ before a setup'
+        )
+    name = network if is_own(network) else networks.canonical(network)
+    return Recipe(name, parse_steps(SETUPS[plain] if plain == code else f"kd > {SETUPS[plain]}"))
 
 
 def _parse_step(text: str) -> Step:
@@ -152,7 +270,8 @@ def _parse_step(text: str) -> Step:
         return kind(**values)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f'step "{text}": {".".join(map(str, first["loc"]))}: {first["msg"].lower()}') from None
+        where = "".join(f"{name}: " for name in first["loc"])
+        raise UserError(f'step "{text}": {where}{first["msg"].lower().removeprefix("value error, ")}') from None
 
 
 def _check_order(steps: list[Step]) -> None:
@@ -163,8 +282,19 @@ def _check_order(steps: list[Step]) -> None:
     for name in set(names):
         if names.count(name) > 1:
             raise UserError(f'step "{name}" stands twice')
+    if {"prune", "prune_channels"} <= set(names) and names.index("prune") < names.index("prune_channels"):
+        raise UserError('"prune_channels" must come before "prune": training the smaller network would fill its zeros')
+    if "kd" in names[1:]:
+        raise UserError('"kd" must be the first step: the network learns from its teacher from the start')
     if "qat" in names and names[-2:] != ["qat", "int8"]:
         raise UserError('"qat" must be followed by "int8": it trains the scales of the int8 file')
+
+
+def _text(value: object) -> str:
+    """A value as recipes write it: true, 4 (not 4.0), 0.9."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _nearest(name: str, known: list[str] | dict[str, object]) -> str:

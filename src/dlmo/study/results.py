@@ -20,6 +20,7 @@ class Result:
     delegated: share of the graph's nodes in `partitions` delegate partitions, 0 to 1. sparsity: share of zeros among
     the prunable weights. float_operators: computing operators of an int8 file that stayed in float. seconds: training
     time of the whole recipe; shared stages count in full.
+    repair: what an int8 file needed to keep its accuracy beyond plain ranges, in words; empty for nothing.
     artifact: file name inside the run's `artifacts` folder.
     """
 
@@ -51,11 +52,31 @@ class Result:
     artifact: str
     latency_source: str = "measured"
     ram_source: str = "measured"
+    repair: str = ""
     arena_head: int | None = None
     arena_persistent: int | None = None
     flash_bytes: int | None = None
     flash_source: str | None = None
     cycles: int | None = None
+
+
+@dataclass(frozen=True)
+class Repair:
+    """Which rung of study.int8_repair was taken, and what each tried one lost against the float file.
+
+    lost: accuracy, 0 to 1, on `images` validation images.
+    """
+
+    rung: str
+    lost: dict[str, float]
+    images: int
+
+    def words(self) -> str:
+        """Empty where the first rung was enough."""
+        if len(self.lost) == 1:
+            return ""
+        tried = ", ".join(f"{name} lost {100 * lost:.1f}" for name, lost in self.lost.items())
+        return f"{self.rung} ({tried} points on {self.images} validation images)"
 
 
 @dataclass(frozen=True)
@@ -148,7 +169,7 @@ class Run:
         names = [entry.name for entry in fields(Result)]
         writer.writerow(names)
         for result in self.results:
-            writer.writerow([_cell(getattr(result, name)) for name in names])
+            writer.writerow([csv_cell(getattr(result, name)) for name in names])
         return text.getvalue()
 
 
@@ -161,7 +182,8 @@ def pareto_front(results: tuple[Result, ...], cost: str) -> list[Result]:
     return front
 
 
-def _cell(value: object) -> object:
+def csv_cell(value: object) -> object:
+    """A field of a result as CSV wants it."""
     if isinstance(value, dict):
         return " ".join(f"{name}:{count}" for name, count in value.items())
     if isinstance(value, tuple):

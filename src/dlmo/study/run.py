@@ -73,6 +73,7 @@ def run_recipes(
             operators=facts.operators,
             float_operators=facts.float_operators,
             artifact=file_name(recipe, seed),
+            repair=repair.words() if (repair := artifact.repair()) else "",
             **asdict(measured[index]),
         )
         outcomes.append(Outcome(result, content, test[index]))
@@ -116,5 +117,6 @@ def _curves(made: list[tuple[Recipe, int, Artifact]]) -> dict[str, tuple[Epoch, 
     curves = {}
     for recipe, seed, artifact in made:
         title = " > ".join([recipe.network, *map(str, recipe.steps[:-1])])
-        curves[f"{title}, seed {seed}"] = artifact.trained.curve()
+        if artifact.trained.curve():  # a user's own network has none
+            curves[f"{title}, seed {seed}"] = artifact.trained.curve()
     return curves

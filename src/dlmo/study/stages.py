@@ -3,9 +3,11 @@
 Each is a function from its inputs to a folder in the store; the key holds everything the output depends on.
 """
 
+import copy
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,47 +15,70 @@ import numpy as np
 from dlmo.data.dataset import Dataset, Split
 from dlmo.measure.targets import Target
 from dlmo.measure.targets.host import Host
+from dlmo.networks.own import OwnNetwork
 from dlmo.progress import Progress, Update
 from dlmo.runtimes.litert.flatbuffer import write_atomically
-from dlmo.study.recipe import Int8, Precision, Prune, Qat, Recipe, Step
+from dlmo.study.recipe import Int8, Kd, Precision, Prune, PruneChannels, Qat, Recipe, Step
+from dlmo.study.results import Repair
 from dlmo.study.store import Store, key_of
+from dlmo.study.teaching import TeacherFile
 from dlmo.training.curve import Epoch
 from dlmo.training.schedule import PROGRESSIVE_COST, Augmentation, Schedule
 
 # Raise a number when the stage's code changes what it would produce.
-_VERSIONS = {"train": 1, "technique": 1, "float": 1, "artifact": 1, "scores": 1}
+_VERSIONS = {"train": 2, "import": 1, "technique": 3, "float": 2, "artifact": 2, "scores": 1, "answers": 1}
+
+# One teacher for all students and seeds: it is given, as the data are, not a part of what is repeated.
+_TEACHER_SEED = 0
 
 
 @dataclass(frozen=True)
 class NetworkPlan:
-    """How one network is trained: from scratch, while it is pruned, and quantization-aware.
+    """How one network is trained: from scratch, while it is pruned, quantization-aware, and while channels are cut.
 
-    epoch_seconds, qat_epoch_seconds: what an epoch at full image size should take, for the time left that is shown.
+    epoch_seconds, qat_epoch_seconds: what an epoch at full image size should take, for the time left that is shown;
+    teacher_seconds: the same of plain training of each teacher.
     """
 
     train: Schedule
     prune: Schedule
     qat: Schedule
+    cut: Schedule
     epoch_seconds: float = 0.0
     qat_epoch_seconds: float = 0.0
+    teacher_seconds: Mapping[str, float] = field(default_factory=dict)
 
     def schedule_of(self, step: Step | None) -> Schedule:
         """The schedule of a step; None is training from scratch."""
         if step is None:
             return self.train
-        schedule = self.prune if isinstance(step, Prune) else self.qat
+        schedule = {Prune: self.prune, PruneChannels: self.cut, Qat: self.qat}[type(step)]
         return schedule if step.epochs is None else schedule.lasting(step.epochs)
 
-    def seconds_of(self, step: Step | None) -> float:
-        """What a step's training should take."""
+    def seconds_of(self, step: Step | None, kd: Kd | None = None) -> float:
+        """What a step's training should take, under the teacher of `kd` if there is one."""
         schedule = self.schedule_of(step)
         epoch = self.qat_epoch_seconds if isinstance(step, Qat) else self.epoch_seconds
-        return epoch * schedule.epochs * (PROGRESSIVE_COST if schedule.progressive else 1.0)
+        resized = PROGRESSIVE_COST if schedule.progressive else 1.0
+        seconds = epoch * schedule.epochs * resized
+        if kd is None or kd.loss == "shallow":
+            return seconds
+        teacher = self.teacher_seconds.get(kd.teacher, self.epoch_seconds)
+        if kd.scheme == "online" and step is None:
+            return seconds + teacher * schedule.epochs * resized
+        # Answering is the forward third of a training step. Fixed views are answered once, at full size.
+        views = kd.views_in(self.train.epochs)
+        answered = schedule.epochs * resized if views is None else min(views, schedule.epochs) * (step is None)
+        return seconds + teacher / 3 * answered
+
+    def teacher_training_seconds(self, teacher: str) -> float:
+        """What training a teacher from scratch should take."""
+        return replace(self, epoch_seconds=self.teacher_seconds.get(teacher, self.epoch_seconds)).seconds_of(None)
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """What all stages of one study share."""
+    """What all stages of one study share. own: the user's network, which takes the place of one trained here."""
 
     dataset: Dataset
     store: Store
@@ -62,13 +87,18 @@ class Workspace:
     stem: str
     progress: Progress
     target: Target = Host()
+    own: OwnNetwork | None = None
+
+    def is_own(self, network: str) -> bool:
+        return self.own is not None and network == self.own.name
 
 
 @dataclass(frozen=True)
 class Trained:
     """A finished training stage.
 
-    epochs and seconds count the whole way from scratch to here.
+    epochs and seconds count the whole way from scratch to here. shapes: of the parameters and buffers that
+    channel pruning made smaller, by name.
     """
 
     key: str
@@ -78,6 +108,7 @@ class Trained:
     sparsity: float
     epochs: int
     seconds: float
+    shapes: dict[str, list[int]] = field(default_factory=dict)
 
     def curve(self) -> tuple[Epoch, ...]:
         return tuple(Epoch(**line) for line in json.loads((self.folder / "curve.json").read_text()))
@@ -91,95 +122,223 @@ class Artifact:
     path: Path
     trained: Trained
 
+    def repair(self) -> Repair | None:
+        """What an int8 file quantized after training needed to keep its accuracy."""
+        record = json.loads((self.path.parent / "repair.json").read_text())
+        return Repair(**record) if record else None
+
     def content(self) -> bytes:
         return self.path.read_bytes()
 
 
 def make_artifact(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed: int) -> Artifact:
     """Run every stage of a recipe that the store does not hold yet."""
-    trained = train(workspace, recipe.network, plan, seed)
-    for step in recipe.steps[:-1]:
-        trained = train_further(workspace, trained, step, plan, seed)
+    trained = train(workspace, recipe.network, plan, seed, recipe.kd)
+    for step in recipe.further_trainings:
+        trained = train_further(workspace, trained, step, plan, seed, recipe.kd)
     return convert(workspace, trained, recipe.precision, seed)
 
 
-def training_keys(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed: int) -> list[tuple[str, str]]:
-    """Stage name and key of each training of a recipe, in order, without running anything."""
-    keys = [("train", _train_key(workspace, recipe.network, plan, seed))]
-    for step in recipe.steps[:-1]:
-        keys.append(("technique", _technique_key(workspace, keys[-1][1], step, plan, seed)))
-    return keys
+@dataclass(frozen=True)
+class Expected:
+    """A training that a recipe needs: its stage, its key, and the seconds it should take."""
+
+    stage: str
+    key: str
+    seconds: float
 
 
-def train(workspace: Workspace, network: str, plan: NetworkPlan, seed: int) -> Trained:
-    """Train a network from scratch."""
+def trainings_of(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed: int) -> list[Expected]:
+    """Each training of a recipe, its teacher's too, in order, without running anything."""
+    network, kd = recipe.network, recipe.kd
+    found: list[Expected] = []
+    if workspace.is_own(network):
+        key = _import_key(workspace)
+        found.append(Expected("import", key, 0.0))
+    else:
+        taught = kd
+        while taught is not None and (teacher := _teacher_training(taught, network, seed)) is not None:
+            name, own_seed, taught = teacher
+            seconds = plan.seconds_of(None, taught) if name == network else plan.teacher_training_seconds(name)
+            found.insert(0, Expected("train", _train_key(workspace, name, plan, own_seed, taught), seconds))
+        key = _train_key(workspace, network, plan, seed, kd)
+        found.append(Expected("train", key, plan.seconds_of(None, kd)))
+    for step in recipe.further_trainings:
+        key = _technique_key(workspace, key, network, step, plan, seed, kd)
+        found.append(Expected("technique", key, plan.seconds_of(step, kd)))
+    return found
+
+
+def check_teaching(workspace: Workspace, recipe: Recipe) -> None:
+    """Refuse, before any training, a teacher that cannot teach the recipe's network on these data."""
+    kd = recipe.kd
+    if kd is None:
+        return
+    import torch
+
+    from dlmo.study.teaching import check_maps
+
+    def build(name: str):
+        with torch.device("meta"):
+            return build_network(workspace, name)
+
+    teacher = None
+    if kd.from_file:
+        teacher = _teacher_network(workspace, kd).to("meta")
+    elif kd.loss != "shallow":
+        teacher = build(_peer_name(kd, recipe.network))
+    check_maps(kd, build(recipe.network), teacher, workspace.dataset.input_shape)
+
+
+def train(workspace: Workspace, network: str, plan: NetworkPlan, seed: int, kd: Kd | None = None) -> Trained:
+    """Train a network from scratch, under a teacher where `kd` names one; or take in the user's."""
+    if workspace.is_own(network):
+        return _import(workspace)
 
     def make(folder: Path) -> None:
         import torch
 
         torch.manual_seed(seed)
         fresh = build_network(workspace, network)
-        _train_into(folder, workspace, network, fresh, None, None, plan, seed)
+        _train_into(folder, workspace, network, fresh, None, None, plan, seed, kd)
 
-    key = _train_key(workspace, network, plan, seed)
+    key = _train_key(workspace, network, plan, seed, kd)
     return _read_trained(key, workspace.store.stage("train", key, make))
 
 
-def train_further(workspace: Workspace, parent: Trained, step: Step, plan: NetworkPlan, seed: int) -> Trained:
-    """Train an already trained network under a step's technique."""
+def _import(workspace: Workspace) -> Trained:
+    """The user's network as if it had been trained here."""
+    own = workspace.own
+
+    def make(folder: Path) -> None:
+        if own.module is not None:
+            from dlmo.training import checkpoint
+
+            checkpoint.save_weights(folder / "weights.safetensors", own.module, {})
+        record = {"network": own.name, "fake_quantized": False, "sparsity": 0.0, "epochs": 0, "seconds": 0.0}
+        write_atomically(folder / "curve.json", b"[]")
+        write_atomically(folder / "record.json", json.dumps(record).encode())
+
+    key = _import_key(workspace)
+    return _read_trained(key, workspace.store.stage("import", key, make))
+
+
+def train_further(
+    workspace: Workspace, parent: Trained, step: Step, plan: NetworkPlan, seed: int, kd: Kd | None = None
+) -> Trained:
+    """Train an already trained network under a step's technique, and under the teacher it had."""
 
     def make(folder: Path) -> None:
         network = load_network(workspace, parent)
-        _train_into(folder, workspace, parent.network, network, parent, step, plan, seed)
+        _train_into(folder, workspace, parent.network, network, parent, step, plan, seed, kd)
 
-    key = _technique_key(workspace, parent.key, step, plan, seed)
+    key = _technique_key(workspace, parent.key, parent.network, step, plan, seed, kd)
     return _read_trained(key, workspace.store.stage("technique", key, make))
 
 
-def _train_key(workspace: Workspace, network: str, plan: NetworkPlan, seed: int) -> str:
+def _import_key(workspace: Workspace) -> str:
+    own = workspace.own
+    inputs = {"network": own.name, "fingerprint": own.fingerprint, "input_shape": workspace.dataset.input_shape}
+    return key_of("import", _VERSIONS["import"], inputs)
+
+
+def _train_key(workspace: Workspace, network: str, plan: NetworkPlan, seed: int, kd: Kd | None) -> str:
     inputs = {"network": network, **_training_inputs(workspace, plan.train, seed)}
-    return key_of("train", _VERSIONS["train"], inputs)
+    return key_of("train", _VERSIONS["train"], inputs | _kd_inputs(workspace, kd, network, plan, seed))
 
 
-def _technique_key(workspace: Workspace, parent: str, step: Step, plan: NetworkPlan, seed: int) -> str:
+def _technique_key(
+    workspace: Workspace, parent: str, network: str, step: Step, plan: NetworkPlan, seed: int, kd: Kd | None
+) -> str:
     values = step.model_dump(exclude={"epochs"})
     shared = _training_inputs(workspace, plan.schedule_of(step), seed)
     inputs = {"parent": parent, "step": step.name, **values, **shared}
-    return key_of("technique", _VERSIONS["technique"], inputs)
+    return key_of("technique", _VERSIONS["technique"], inputs | _kd_inputs(workspace, kd, network, plan, seed))
+
+
+def _kd_inputs(workspace: Workspace, kd: Kd | None, network: str, plan: NetworkPlan, seed: int) -> dict:
+    """What a training under a teacher depends on besides."""
+    if kd is None:
+        return {}
+    teacher = _teacher_training(kd, network, seed)
+    if teacher is not None:
+        name, own_seed, taught = teacher
+        teacher_key = _train_key(workspace, name, plan, own_seed, taught)
+    else:
+        teacher_key = TeacherFile(kd.teacher).digest if kd.from_file else kd.teacher
+    views = kd.views_in(plan.train.epochs)
+    return {"kd": {"teacher": teacher_key, "loss": kd.loss, "scheme": kd.scheme, "views": views, **kd.settings}}
+
+
+def _teacher_training(kd: Kd, student: str, seed: int) -> tuple[str, int, Kd | None] | None:
+    """The training from scratch that makes the teacher: network, seed, its own teacher. None where there is none."""
+    if kd.born_again:
+        before = kd.model_copy(update={"generations": kd.generations - 1}) if kd.generations > 1 else None
+        return student, seed, before
+    if kd.from_file or kd.scheme == "online" or kd.loss == "shallow":
+        return None
+    return kd.teacher, _TEACHER_SEED, None
+
+
+def _teacher(
+    workspace: Workspace, kd: Kd, student: str, step: Step | None, plan: NetworkPlan, seed: int
+) -> Trained | None:
+    """The teacher of a step's training, trained if the store does not hold it; None where no stage makes it."""
+    if kd.scheme == "online" and step is not None:
+        # The peer has learned along with the student from scratch, and is a trained teacher now.
+        return _peer(train(workspace, student, plan, seed, kd))
+    training = _teacher_training(kd, student, seed)
+    if training is None:
+        return None
+    name, own_seed, taught = training
+    return train(workspace, name, plan, own_seed, taught)
 
 
 def convert(workspace: Workspace, trained: Trained, precision: Precision, seed: int) -> Artifact:
     """Turn a trained network into a .tflite file of the given precision."""
-    float_key = key_of("float", _VERSIONS["float"], {"trained": trained.key})
-
-    def make_float(folder: Path) -> None:
-        from dlmo.study.conversion import float_content
-
-        with workspace.progress.stage(f"convert {trained.network}"):
-            content = float_content(load_network(workspace, trained), workspace.dataset, trained.fake_quantized)
-        write_atomically(folder / "model.tflite", content)
-
     values = precision.model_dump()
     if isinstance(precision, Int8) and not trained.fake_quantized:
         values |= {"dataset": workspace.dataset.fingerprint, "seed": seed}
-    key = key_of("artifact", _VERSIONS["artifact"], {"float": float_key, "precision": precision.name, **values})
+    key = key_of("artifact", _VERSIONS["artifact"], {"trained": trained.key, "precision": precision.name, **values})
 
     def make(folder: Path) -> None:
         from dlmo.study.conversion import artifact_content
 
-        source = workspace.store.stage("float", float_key, make_float) / "model.tflite"
+        source = _float_content(workspace, trained, isinstance(precision, Int8))
         with workspace.progress.stage(f"{precision.name} {trained.network}"):
-            content = artifact_content(
-                source.read_bytes(),
+            content, repair = artifact_content(
+                source,
                 precision,
                 workspace.dataset,
                 seed,
                 fake_quantized=trained.fake_quantized,
                 pruned=trained.sparsity > 0,
             )
+        write_atomically(folder / "repair.json", json.dumps(asdict(repair) if repair else None).encode())
         write_atomically(folder / "model.tflite", content)
 
     return Artifact(key, workspace.store.stage("artifact", key, make) / "model.tflite", trained)
+
+
+def _float_content(workspace: Workspace, trained: Trained, for_int8: bool) -> bytes:
+    """The converter's file of a trained network; for int8 with operators that have int8 kernels."""
+    from dlmo.techniques.integer_form import integer_form, needs_integer_form
+
+    if workspace.is_own(trained.network) and workspace.own.tflite is not None:
+        return workspace.own.tflite
+    network = load_network(workspace, trained)
+    rewritten = for_int8 and needs_integer_form(network)
+
+    def make(folder: Path) -> None:
+        from dlmo.study.conversion import float_content
+
+        with workspace.progress.stage(f"convert {trained.network}"):
+            prepared = integer_form(network) if rewritten else network
+            content = float_content(prepared, workspace.dataset, trained.fake_quantized)
+        write_atomically(folder / "model.tflite", content)
+
+    key = key_of("float", _VERSIONS["float"], {"trained": trained.key, "integer_form": rewritten})
+    return (workspace.store.stage("float", key, make) / "model.tflite").read_bytes()
 
 
 def scores(workspace: Workspace, content: bytes, split_name: str, progress: Update = lambda share: None) -> np.ndarray:
@@ -215,6 +374,10 @@ def load_network(workspace: Workspace, trained: Trained):
     from dlmo.training import checkpoint
 
     network = build_network(workspace, trained.network)
+    if trained.shapes:
+        from dlmo.techniques.channel_pruning import with_shapes
+
+        network = with_shapes(network, trained.shapes)
     if trained.fake_quantized:
         network = insert_fake_quantization(network)
     checkpoint.load_weights(trained.folder / "weights.safetensors", network)
@@ -222,22 +385,88 @@ def load_network(workspace: Workspace, trained: Trained):
 
 
 def build_network(workspace: Workspace, network: str):
+    """The network before any training here; the user's own with its weights."""
     from dlmo import networks
 
+    if workspace.is_own(network):
+        return copy.deepcopy(workspace.own.module)
     dataset = workspace.dataset
     return networks.build(network, classes=len(dataset.classes), input_shape=dataset.input_shape, stem=workspace.stem)
 
 
-def _technique(step: Step, parent: Trained):
+def _technique(step: Step | None, parent: Trained | None):
     from dlmo.techniques.fake_quantization import QuantizationAwareTraining
     from dlmo.techniques.pruning import GradualMagnitudePruning, KeepZeros
-    from dlmo.techniques.technique import Chain
+    from dlmo.techniques.technique import Chain, Technique
 
     if isinstance(step, Prune):
         return GradualMagnitudePruning(step.sparsity, step.rounds)
     if isinstance(step, Qat):
         return Chain(QuantizationAwareTraining(), KeepZeros()) if parent.sparsity else QuantizationAwareTraining()
-    raise TypeError(f"{step.name} trains nothing")
+    return Technique()
+
+
+def _teaching(workspace: Workspace, kd: Kd, student: str, teacher: Trained | None, plan: NetworkPlan, seed: int):
+    """The technique of learning from a teacher."""
+    import torch
+
+    from dlmo.study.teaching import technique_for
+    from dlmo.techniques.distillation.offline import answers_to_view
+    from dlmo.training import checkpoint
+
+    def answers(live, view: int):
+        inputs = {
+            "teacher": TeacherFile(kd.teacher).digest if teacher is None else teacher.key,
+            "dataset": workspace.dataset.fingerprint,
+            "augmentation": asdict(workspace.augmentation),
+            "view": view,
+        }
+        key = key_of("answers", _VERSIONS["answers"], inputs)
+
+        def make(folder: Path) -> None:
+            logits = answers_to_view(live, workspace.dataset.train, workspace.augmentation, view)
+            checkpoint.save(folder / "answers.safetensors", {"logits": logits}, inputs)
+
+        return checkpoint.load(workspace.store.stage("answers", key, make) / "answers.safetensors")[0]["logits"]
+
+    network = None
+    untrained = kd.scheme == "online" and teacher is None
+    if teacher is not None:
+        network = load_network(workspace, teacher)
+    elif untrained:
+        torch.manual_seed(seed + 1)  # other initial weights than the student's
+        network = build_network(workspace, _peer_name(kd, student))
+    elif kd.from_file:
+        network = _teacher_network(workspace, kd)
+    return technique_for(
+        kd,
+        network,
+        untrained=untrained,
+        views=kd.views_in(plan.train.epochs),
+        answers=answers,
+        classes=len(workspace.dataset.classes),
+        input_shape=workspace.dataset.input_shape,
+    )
+
+
+def _teacher_network(workspace: Workspace, kd: Kd):
+    """The network in a teacher's file."""
+    return TeacherFile(kd.teacher).load(_made_for(workspace), lambda name: build_network(workspace, name))
+
+
+def _peer(student: Trained) -> Trained:
+    """The network that was trained together with a student."""
+    return _read_trained(f"{student.key}/teacher", student.folder / "teacher")
+
+
+def _peer_name(kd: Kd, student: str) -> str:
+    return student if kd.teacher == "self" else kd.teacher
+
+
+def _made_for(workspace: Workspace) -> dict:
+    """What a network's weights can be used for; written into their file."""
+    dataset = workspace.dataset
+    return {"classes": list(dataset.classes), "input_shape": list(dataset.input_shape), "stem": workspace.stem}
 
 
 def _training_inputs(workspace: Workspace, schedule: Schedule, seed: int) -> dict:
@@ -260,19 +489,28 @@ def _train_into(
     step: Step | None,
     plan: NetworkPlan,
     seed: int,
+    kd: Kd | None,
 ) -> None:
     """Train and write weights, curve and record into `folder`; resumes from the checkpoint left there."""
     from dlmo.techniques.pruning import sparsity_of
-    from dlmo.training import checkpoint
+    from dlmo.techniques.technique import Chain
     from dlmo.training.device import best_device
     from dlmo.training.loop import train as run_training
 
     schedule = plan.schedule_of(step)
     state = folder / "checkpoint.safetensors"
     epochs = f"{schedule.epochs} epoch{'s' if schedule.epochs > 1 else ''}"
-    title = f"{step.name if step else 'train'} {name}: {epochs}"
-    with workspace.progress.stage(title, plan.seconds_of(step)) as update:
-        training = run_training(
+    title = f"{step.name if step else 'train'} {name}{' with a teacher' if kd else ''}: {epochs}"
+    technique = _technique(step, parent)
+    teacher = None
+    if kd is not None:
+        teacher = _teacher(workspace, kd, name, step, plan, seed)
+        # Last: its taps belong on the network as the technique before it leaves it.
+        teaching = _teaching(workspace, kd, name, teacher, plan, seed)
+        technique = Chain(technique, teaching)
+
+    def fit(network, schedule, state, progress):
+        return run_training(
             network,
             workspace.dataset.train,
             workspace.dataset.validation,
@@ -280,22 +518,52 @@ def _train_into(
             workspace.augmentation,
             best_device(),
             seed,
-            technique=_technique(step, parent) if step else None,
+            technique=technique,
             class_weights=workspace.class_weights,
             checkpoint_path=state,
-            progress=update,
+            progress=progress,
         )
+
+    with workspace.progress.stage(title, plan.seconds_of(step, kd)) as update:
+        if isinstance(step, PruneChannels):
+            training = _cut_channels(folder, workspace, network, step, schedule, fit, update)
+        else:
+            training = fit(network, schedule, state, update)
+    before = parent or teacher  # a parent's seconds hold its teacher's
     record = {
         "network": name,
         "fake_quantized": isinstance(step, Qat),
         "sparsity": sparsity_of(training.network) if step else 0.0,
         "epochs": schedule.epochs + (parent.epochs if parent else 0),
-        "seconds": sum(epoch.seconds for epoch in training.curve) + (parent.seconds if parent else 0.0),
+        "seconds": sum(epoch.seconds for epoch in training.curve) + (before.seconds if before else 0.0),
+        "shapes": parent.shapes if parent else {},
     }
-    checkpoint.save_weights(folder / "weights.safetensors", training.network, record)
+    if isinstance(step, PruneChannels):
+        from dlmo.techniques.channel_pruning import shapes_of
+
+        record["shapes"] = shapes_of(training.network, network)
+    if kd is not None and kd.scheme == "online" and step is None:
+        peer = folder / "teacher"
+        peer.mkdir(exist_ok=True)
+        _write_network(peer, workspace, teaching.peer.to("cpu"), record | {"network": _peer_name(kd, name)})
+    _write_network(folder, workspace, training.network, record)
     write_atomically(folder / "curve.json", json.dumps([asdict(epoch) for epoch in training.curve]).encode())
-    write_atomically(folder / "record.json", json.dumps(record).encode())
     state.unlink(missing_ok=True)
+
+
+def _cut_channels(folder: Path, workspace: Workspace, network, step: PruneChannels, schedule: Schedule, fit, update):
+    from dlmo.techniques.channel_pruning import Target, train_in_rounds
+
+    target = Target(step.ratio, step.macs, step.criterion, step.scope, step.round_to)
+    return train_in_rounds(network, target, step.rounds, workspace.dataset.train, schedule, folder, fit, update)
+
+
+def _write_network(folder: Path, workspace: Workspace, network, record: dict) -> None:
+    """Weights, and the record that `Trained` is made of; the weights' file says besides what they are for."""
+    from dlmo.training import checkpoint
+
+    checkpoint.save_weights(folder / "weights.safetensors", network, record | _made_for(workspace))
+    write_atomically(folder / "record.json", json.dumps(record).encode())
 
 
 def _read_trained(key: str, folder: Path) -> Trained:

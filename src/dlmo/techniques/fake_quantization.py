@@ -16,11 +16,11 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dlmo.data.preprocessing import PIXEL_OFFSET, PIXEL_SCALE
+from dlmo.techniques.integer_form import integer_form
 from dlmo.techniques.technique import Technique
 
 _decomposed = torch.ops.quantized_decomposed
 _FUSED_ACTIVATIONS = (nn.ReLU, nn.ReLU6)
-_ACTIVATIONS = (*_FUSED_ACTIVATIONS, nn.Hardswish, nn.Hardsigmoid)
 _ELEMENTWISE = (operator.add, operator.mul, torch.add, torch.mul)
 _RANGE_MOMENTUM = 0.05
 
@@ -105,7 +105,7 @@ def insert_fake_quantization(network: nn.Module) -> fx.GraphModule:
 
     The network must be traceable by torch.fx and use each activation module once.
     """
-    graph = fold_batch_norm(network)
+    graph = fold_batch_norm(integer_form(network))
     for name, module in list(graph.named_modules()):
         if type(module) is nn.Conv2d:
             _replace(graph, name, _quantized_conv(module))
@@ -186,14 +186,14 @@ def _quantized_conv(conv: nn.Conv2d) -> QuantizedConv2d:
 def _is_int8_boundary(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     """Whether TensorFlow Lite has an int8 tensor of its own behind this node."""
     module = modules.get(node.target) if node.op == "call_module" else None
-    computes = isinstance(module, (QuantizedConv2d, QuantizedLinear, nn.AdaptiveAvgPool2d, *_ACTIVATIONS)) or (
+    computes = isinstance(module, (QuantizedConv2d, QuantizedLinear, nn.AdaptiveAvgPool2d, *_FUSED_ACTIVATIONS)) or (
         node.op == "call_function" and node.target in _ELEMENTWISE
     )
     if not computes:
         return False
     users = list(node.users)
     fused = (
-        not isinstance(module, _ACTIVATIONS)
+        not isinstance(module, _FUSED_ACTIVATIONS)
         and len(users) == 1
         and users[0].op == "call_module"
         and isinstance(modules.get(users[0].target), _FUSED_ACTIVATIONS)

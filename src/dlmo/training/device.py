@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,25 @@ def best_device() -> Device:
     if torch.cuda.is_available():
         return Device("cuda", torch.bfloat16 if torch.cuda.is_bf16_supported() else None)
     return Device("cpu", torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else None)
+
+
+def memory_format(network: nn.Module, device: Device) -> torch.memory_format:
+    """channels_last, which is faster everywhere, unless it is unsafe.
+
+    oneDNN's gradient of a strided 1x1 convolution over channels_last maps with fewer channels than a vector register
+    holds floats writes past its buffer: crashes or wrong gradients (uxlfoundation/oneDNN issue 6035).
+    """
+    if device.name != "cpu":
+        return torch.channels_last
+    register = 16 if device.autocast is None and torch.backends.cpu.get_cpu_capability() == "AVX512" else 8
+    unsafe = any(
+        isinstance(layer, nn.Conv2d)
+        and layer.kernel_size == (1, 1)
+        and max(layer.stride) > 1
+        and layer.in_channels < register
+        for layer in network.modules()
+    )
+    return torch.contiguous_format if unsafe else torch.channels_last
 
 
 def keep_freed_memory() -> None:

@@ -1,5 +1,6 @@
 """The training loop."""
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -12,15 +13,17 @@ from torch import nn
 
 from dlmo.data.dataset import Split
 from dlmo.data.preprocessing import PIXEL_OFFSET, PIXEL_SCALE
-from dlmo.techniques.technique import Technique
+from dlmo.techniques.technique import Batch, Technique
 from dlmo.training import checkpoint
-from dlmo.training.augmentation import augment
+from dlmo.training.augmentation import augment, numbers_of_epoch, numbers_of_view
 from dlmo.training.curve import Epoch
-from dlmo.training.device import Device, keep_freed_memory
+from dlmo.training.device import Device, keep_freed_memory, memory_format
 from dlmo.training.schedule import Augmentation, Schedule
 
 # A checkpoint at the end of an epoch when the last one is older than this (seconds).
 _CHECKPOINT_SECONDS = 20.0
+# The curve is drawn on so many validation images, evenly spaced; its last point on all of them.
+_CURVE_IMAGES = 1000
 
 
 @dataclass(frozen=True)
@@ -58,15 +61,19 @@ def train(
     torch.manual_seed(seed)
     steps_per_epoch = max(1, len(images) // schedule.batch_size)
     total = steps_per_epoch * schedule.epochs
-    network = technique.begin(network.to(device.name), total).to(device.name, memory_format=torch.channels_last)
-    optimizer = _optimizer(network, schedule)
+    network = technique.begin(network.to(device.name), total)
+    layout = memory_format(network, device)
+    network = network.to(device.name, memory_format=layout)
+    extra = technique.extra().to(device.name)
+    optimizer = _optimizer(nn.ModuleList([network, extra]), schedule)
     pixels = torch.from_numpy(images.images).to(device.name)
     labels = torch.from_numpy(images.labels).to(device.name)
     weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32, device=device.name)
+    part = validation.take(np.linspace(0, len(validation) - 1, min(len(validation), _CURVE_IMAGES)).astype(int))
     curve: list[Epoch] = []
     first = 0
     if checkpoint_path is not None and checkpoint_path.exists():
-        curve = _resume(checkpoint_path, network, optimizer)
+        curve = _resume(checkpoint_path, network, extra, optimizer)
         first = len(curve)
         technique.resume(network, first * steps_per_epoch)
     saved = time.monotonic()
@@ -76,19 +83,28 @@ def train(
         torch.manual_seed(seed * 100_003 + epoch)
         generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
         order = torch.randperm(len(labels), generator=generator).to(device.name)
+        view = None if technique.views is None else epoch % technique.views
+        numbers = numbers_of_epoch(len(labels), seed, epoch) if view is None else numbers_of_view(len(labels), view)
+        numbers = numbers.to(device.name)
         loss_sum = torch.zeros((), device=device.name)
         right = torch.zeros((), dtype=torch.long, device=device.name)
         network.train()
+        extra.train()
         for step in range(steps_per_epoch):
             number = epoch * steps_per_epoch + step
             for group in optimizer.param_groups:
                 group["lr"] = schedule.learning_rate_at(number, total)
             chosen = order[step * schedule.batch_size : (step + 1) * schedule.batch_size]
-            batch = augment(pixels[chosen], augmentation, generator)
-            batch = to_network_input(batch, schedule.size_at(number, total))
+            augmented = augment(pixels[chosen], augmentation, numbers[chosen])
+            task_loss = functools.partial(
+                F.cross_entropy, target=labels[chosen], weight=weights, label_smoothing=schedule.label_smoothing
+            )
+            inputs = to_network_input(augmented, schedule.size_at(number, total)).contiguous(memory_format=layout)
+            batch = Batch(inputs, labels[chosen], chosen, view, task_loss)
             with torch.autocast(device.name, device.autocast, enabled=device.autocast is not None):
-                logits = network(batch)
-            loss = F.cross_entropy(logits.float(), labels[chosen], weights, label_smoothing=schedule.label_smoothing)
+                logits = network(batch.inputs)
+            logits = logits.float()
+            loss = technique.loss(batch, logits, task_loss(logits))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if schedule.clip_norm is not None:
@@ -96,22 +112,24 @@ def train(
             optimizer.step()
             technique.after_step(network, number + 1)
             loss_sum += loss.detach()
-            right += (logits.argmax(1) == labels[chosen]).sum()
+            right += (logits.argmax(1) == batch.labels).sum()
             if progress is not None:
                 progress((number + 1) / total)
         seen = steps_per_epoch * min(schedule.batch_size, len(labels))
+        judged = validation if epoch == schedule.epochs - 1 else part
         curve.append(
             Epoch(
                 epoch + 1,
                 float(loss_sum) / steps_per_epoch,
                 int(right) / seen,
-                float((predict(network, validation, device).argmax(1) == validation.labels).mean()),
+                float((predict(network, judged, device).argmax(1) == judged.labels).mean()),
                 time.monotonic() - started,
             )
         )
         if checkpoint_path is not None and time.monotonic() - saved > _CHECKPOINT_SECONDS:
-            _save(checkpoint_path, network, optimizer, curve)
+            _save(checkpoint_path, network, extra, optimizer, curve)
             saved = time.monotonic()
+    technique.end(network)
     return Training(network.to("cpu").eval(), tuple(curve))
 
 
@@ -143,18 +161,22 @@ def _optimizer(network: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=schedule.learning_rate, momentum=schedule.momentum, nesterov=True, foreach=True)
 
 
-def _save(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, curve: list[Epoch]) -> None:
+def _save(
+    path: Path, network: nn.Module, extra: nn.Module, optimizer: torch.optim.Optimizer, curve: list[Epoch]
+) -> None:
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    tensors |= {f"extra.{name}": tensor for name, tensor in extra.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors[f"momentum.{index}"] = state["momentum_buffer"]
     checkpoint.save(path, tensors, {"curve": [asdict(epoch) for epoch in curve]})
 
 
-def _resume(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> list[Epoch]:
+def _resume(path: Path, network: nn.Module, extra: nn.Module, optimizer: torch.optim.Optimizer) -> list[Epoch]:
     tensors, record = checkpoint.load(path)
-    network.load_state_dict(
-        {name.removeprefix("network."): tensor for name, tensor in tensors.items() if name.startswith("network.")}
-    )
+    for prefix, module in (("network.", network), ("extra.", extra)):
+        module.load_state_dict(
+            {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        )
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, parameter in enumerate(parameters):
         buffer = tensors.get(f"momentum.{index}")

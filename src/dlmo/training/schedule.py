@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 # What a progressive training costs against one at full image size.
-PROGRESSIVE_COST = 0.64
+PROGRESSIVE_COST = 0.55
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Schedule:
     def size_at(self, step: int, total: int) -> float:
         """Side of the images of step 0 .. total-1, as a share of their full side.
 
-        Progressive: half the side for 30 % of the steps, three quarters for 35 %, then full, where the batch
+        Progressive: half the side for 40 % of the steps, three quarters for 40 %, then full, where the batch
         statistics settle. See PROGRESSIVE_COST.
         """
         done = step / total
-        return 1.0 if not self.progressive or done >= 0.65 else 0.75 if done >= 0.3 else 0.5
+        return 1.0 if not self.progressive or done >= 0.8 else 0.75 if done >= 0.4 else 0.5

@@ -1,5 +1,6 @@
 """Reading and rewriting .tflite files, and the facts that can be read off one without running it."""
 
+import math
 import os
 from collections import Counter
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ _NUMPY_TYPES = {
 # Operators whose second and third inputs are trained parameters.
 WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 _FLOATS = (schema.TensorType.FLOAT32, schema.TensorType.FLOAT16)
+_INTEGERS = (schema.TensorType.INT8, schema.TensorType.UINT8, schema.TensorType.INT16)
 
 
 def read(content: bytes) -> schema.ModelT:
@@ -38,6 +40,12 @@ def operator_name(model: schema.ModelT, operator: schema.OperatorT) -> str:
     if number == schema.BuiltinOperator.CUSTOM:
         return code.customCode.decode() if isinstance(code.customCode, bytes) else str(code.customCode)
     return _OPERATOR_NAMES.get(number, str(number))
+
+
+def buffer_bytes(model: schema.ModelT, index: int) -> bytes:
+    """What a buffer holds; empty for the buffer of a tensor that is computed."""
+    data = model.buffers[index].data
+    return b"" if data is None else bytes(data)
 
 
 def constant(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray | None:
@@ -89,7 +97,7 @@ class FileFacts:
     """What a file holds.
 
     operators: how many of each operator. float_operators: computing operators that stayed in float although
-    the file has int8 activations (`NAME output-shape`). parameters: trained numbers (weights and biases, zeros
+    the file has integer activations (`NAME output-shape`). parameters: trained numbers (weights and biases, zeros
     included). macs: multiply-accumulates of one inference at batch 1.
     """
 
@@ -101,29 +109,57 @@ class FileFacts:
 
 def facts(content: bytes) -> FileFacts:
     """Count operators, parameters and multiply-accumulates of the main graph."""
-    model = read(content)
+    return facts_of(read(content))
+
+
+def facts_of(model: schema.ModelT) -> FileFacts:
+    """The same, of a parsed file."""
     graph = model.subgraphs[0]
     names = [operator_name(model, operator) for operator in graph.operators]
     parameters = macs = 0
     in_float = []
-    any_int8 = False
+    any_integer = False
     for name, operator in zip(names, graph.operators):
-        output = graph.tensors[int(operator.outputs[0])]
-        first = graph.tensors[int(operator.inputs[0])] if len(operator.inputs) else output
-        computed = name not in ("DEQUANTIZE", "QUANTIZE", "DENSIFY")
-        if computed and output.type == schema.TensorType.INT8:
-            any_int8 = True
-        if computed and output.type in _FLOATS and first.type in _FLOATS:
-            in_float.append(f"{name} {'x'.join(map(str, output.shape))}")
-        if name in WEIGHTED:
-            weights = graph.tensors[int(operator.inputs[1])]
-            count = int(np.prod(weights.shape))
-            parameters += count
-            if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
-                parameters += int(np.prod(graph.tensors[int(operator.inputs[2])].shape))
-            positions = int(np.prod(output.shape[1:3])) if len(output.shape) == 4 else 1
-            macs += count * positions
-    return FileFacts(dict(Counter(names)), tuple(in_float) if any_int8 else (), parameters, macs)
+        inputs, output = input_tensors(graph, operator), output_tensor(graph, operator)
+        computed = output is not None and name not in ("DEQUANTIZE", "QUANTIZE", "DENSIFY")
+        if computed and output.type in _INTEGERS:
+            any_integer = True
+        if computed and output.type in _FLOATS and (inputs or [output])[0].type in _FLOATS:
+            in_float.append(f"{name} {'x'.join(map(str, shape_of(output)))}")
+        own_parameters, own_macs = work(name, inputs, output)
+        parameters += own_parameters
+        macs += own_macs
+    return FileFacts(dict(Counter(names)), tuple(in_float) if any_integer else (), parameters, macs)
+
+
+def work(name: str, inputs: list[schema.TensorT], output: schema.TensorT | None) -> tuple[int, int]:
+    """Parameters, and multiply-accumulates at batch 1, of one operator; 0 for one without trained weights."""
+    if name not in WEIGHTED or len(inputs) < 2 or output is None:
+        return 0, 0
+    weights, sides = math.prod(shape_of(inputs[1])), shape_of(output)
+    biases = math.prod(shape_of(inputs[2])) if len(inputs) > 2 else 0
+    # Every weight of a convolution works once at each place of the output, of a dense layer once for each row.
+    places = math.prod(sides[1:-1])
+    return weights + biases, weights * places
+
+
+def input_tensors(graph: schema.SubGraphT, operator: schema.OperatorT) -> list[schema.TensorT]:
+    """The tensors an operator reads, without optional ones that are absent."""
+    return [graph.tensors[int(index)] for index in _indices(operator.inputs) if index >= 0]
+
+
+def output_tensor(graph: schema.SubGraphT, operator: schema.OperatorT) -> schema.TensorT | None:
+    """The first tensor an operator writes."""
+    indices = _indices(operator.outputs)
+    return graph.tensors[int(indices[0])] if len(indices) else None
+
+
+def shape_of(tensor: schema.TensorT) -> tuple[int, ...]:
+    return tuple(map(int, _indices(tensor.shape)))
+
+
+def _indices(values) -> list[int]:
+    return [] if values is None else list(values)
 
 
 def write_atomically(path: os.PathLike | str, content: bytes) -> None:

@@ -11,6 +11,7 @@ from ai_edge_quantizer.utils import qsv_utils
 
 from dlmo.data.preprocessing import to_float
 from dlmo.runtimes.litert.interpreter import quiet
+from dlmo.runtimes.litert.ranges import RangeRule, sampled_values
 
 _OPERATION = qtyping.TFLOperationName
 
@@ -51,18 +52,21 @@ def weight_only_int8(content: bytes) -> bytes:
     return _quantize(content, recipe, None)
 
 
-def static_int8(content: bytes, images: np.ndarray) -> bytes:
+def static_int8(content: bytes, images: np.ndarray, range_rule: RangeRule | None = None) -> bytes:
     """Weights, activations, biases, input and output in integers (the study's FIQ).
 
-    images: uint8 N x H x W x C calibration samples; ranges are the smallest and largest value seen.
+    images: uint8 N x H x W x C calibration samples. range_rule: what range to give an activation (see
+    runtimes.litert.ranges); None is the smallest and largest value seen.
     The input range is fixed to what pixels can be, so that its int8 form is exactly pixel - 128.
     """
     recipe = recipe_manager.RecipeManager()
     recipe.add_static_config(".*", _OPERATION.ALL_SUPPORTED, 8, 8)
-    return _quantize(content, recipe, lambda model: _ranges(model, recipe, images))
+    return _quantize(content, recipe, lambda model: _ranges(model, recipe, images, range_rule))
 
 
-def _ranges(content: bytes, recipe: recipe_manager.RecipeManager, images: np.ndarray) -> dict:
+def _ranges(
+    content: bytes, recipe: recipe_manager.RecipeManager, images: np.ndarray, range_rule: RangeRule | None
+) -> dict:
     # The quantizer's default, a moving average over samples, clips; min/max keeps every value seen.
     calibration = calibrator.Calibrator(content, num_threads=1, qsv_update_func=qsv_utils.min_max_update)
     signature, names = next(iter(calibration._tfl_interpreter.get_signature_list().items()))
@@ -70,6 +74,11 @@ def _ranges(content: bytes, recipe: recipe_manager.RecipeManager, images: np.nda
     samples = [{name: sample[None]} for sample in to_float(images)]
     calibration.calibrate({signature: samples}, recipe)
     ranges = calibration.get_model_qsvs()
+    if range_rule is not None:
+        for tensor, values in sampled_values(content, images, list(ranges)).items():
+            low, high = range_rule(values)
+            shape = np.shape(ranges[tensor]["min"])
+            ranges[tensor] = {"min": np.full(shape, low, np.float32), "max": np.full(shape, high, np.float32)}
     index = calibration._tfl_interpreter.get_input_details()[0]["index"]
     tensor = calibration._tfl_interpreter.get_tensor_details()[index]["name"]
     limits = to_float(np.array([0, 255], np.uint8))

@@ -1,0 +1,210 @@
+"""How images get into a file that dlmo may not have made, and what its outputs mean.
+
+Each fact comes from the first place that has it: an option, the files beside the model, the model's own metadata,
+the default. Which place it was is kept, to be told.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from dlmo.data import Dataset, load
+from dlmo.data.options import check_size
+from dlmo.data.preprocessing import Normalization, natural_normalization
+from dlmo.errors import UserError
+from dlmo.measure.probe import Probe
+from dlmo.progress import Progress
+from dlmo.runtimes.litert.interpreter import LAYOUTS
+from dlmo.runtimes.litert.metadata import label_lines
+
+CHANNEL_ORDERS = ("rgb", "bgr")
+
+
+@dataclass(frozen=True)
+class FeedOptions:
+    """What the user says about a file's input and outputs; None and auto leave it to be found out.
+
+    The input's real values are (pixel / scale - mean) / std, pixels from 0 to 255. mean, std: one number, or one per
+    channel, as text with commas or as numbers. layout: auto, nhwc, nchw. channel_order: rgb, bgr. input_size: side
+    in pixels, for a file that leaves it open. labels: a file with one class name a line, in the order of the outputs.
+    """
+
+    mean: str | float | Sequence[float] | None = None
+    std: str | float | Sequence[float] | None = None
+    scale: float | None = None
+    layout: str = "auto"
+    channel_order: str = "rgb"
+    input_size: int | None = None
+    labels: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.layout not in LAYOUTS:
+            raise UserError(f"--layout {self.layout}: give {', '.join(LAYOUTS)}")
+        if self.channel_order not in CHANNEL_ORDERS:
+            raise UserError(f"--channel-order {self.channel_order}: give {' or '.join(CHANNEL_ORDERS)}")
+        self.normalization(), self.size  # noqa: B018 (both check)
+
+    def normalization(self) -> Normalization | None:
+        """What the options say; None where they say nothing."""
+        if self.mean is None and self.std is None and self.scale is None:
+            return None
+        scale = _numbers("--scale", 1.0 if self.scale is None else self.scale)
+        mean = _numbers("--mean", 0.0 if self.mean is None else self.mean)
+        std = _numbers("--std", 1.0 if self.std is None else self.std)
+        if len(scale) != 1 or scale[0] <= 0 or min(std) <= 0:
+            raise UserError("--scale and --std: give numbers above 0; --scale only one")
+        count = max(len(mean), len(std))
+        if {len(mean), len(std)} - {1, count}:
+            raise UserError("--mean and --std: give one number each, or as many as the other")
+        mean, std = (numbers * count if len(numbers) == 1 else numbers for numbers in (mean, std))
+        return Normalization(tuple(value * scale[0] for value in mean), tuple(value * scale[0] for value in std))
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width that were given."""
+        return check_size(self.input_size)
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What was decided for one file. source: the place each fact came from, in words."""
+
+    normalization: Normalization
+    normalization_source: str
+    bgr: bool
+
+    def pixels(self, images: np.ndarray) -> np.ndarray:
+        """RGB images in the channel order of the model."""
+        return images[..., ::-1] if self.bgr else images
+
+
+def choose_feed(options: FeedOptions, model: Path, probe: Probe) -> Feed:
+    """The first of: options, preprocessing.json beside the model, the model's metadata, what its input suggests."""
+    sidecar = model.parent / "preprocessing.json"
+    places = (
+        (options.normalization(), "options"),
+        (_noted_normalization(sidecar), sidecar.name),
+        (probe.mean and Normalization(tuple(probe.mean), tuple(probe.std)), "the file's metadata"),
+        (
+            natural_normalization(np.dtype(probe.input_dtype), *probe.quantization),
+            f"default, {probe.input_dtype} input",
+        ),
+    )
+    rule, source = next((rule, source) for rule, source in places if rule is not None)
+    if {len(rule.mean), len(rule.std)} - {1, probe.channels}:
+        raise UserError(f"{model} takes {probe.channels} channels, but {source}: means and stds for {len(rule.mean)}")
+    bgr = options.channel_order == "bgr"
+    if bgr and probe.channels != 3:
+        raise UserError(f"{model} takes grey images; leave out --channel-order")
+    return Feed(rule, source, bgr)
+
+
+def choose_labels(
+    options: FeedOptions, model: Path, embedded: Sequence[str] | None, classes: tuple[str, ...]
+) -> tuple[tuple[str, ...], str]:
+    """Class names in the order of the outputs, and where they are from: like `choose_feed`, at last the data set."""
+    beside = model.parent / "labels.txt"
+    if options.labels is not None:
+        return _read_labels(Path(options.labels).expanduser()), f"--labels {options.labels}"
+    if beside.exists():
+        return _read_labels(beside), str(beside)
+    if embedded:
+        return tuple(embedded), "the file's metadata"
+    return classes, "the data set"
+
+
+def output_of_class(
+    model: Path, outputs: int, labels: tuple[str, ...], source: str, dataset: str, classes: tuple[str, ...]
+) -> np.ndarray:
+    """For each class of the data set, which output of the model is its score. Labels may hold more than the data set.
+
+    Raises UserError where labels and outputs, or labels and classes do not fit.
+    """
+    if len(labels) != outputs:
+        where = f"{dataset} has" if source == "the data set" else f"{source} lists"
+        hint = "; --labels FILE names the outputs, one a line" + (
+            ", for one more than there are classes most likely with a background class first"
+            if outputs == len(labels) + 1
+            else ""
+        )
+        raise UserError(f"{model} scores {outputs} classes, but {where} {len(labels)}{hint}")
+    missing = [name for name in classes if name not in labels]
+    if missing:
+        raise UserError(f"{dataset} has classes that {source} does not list: {', '.join(missing[:5])}")
+    return np.array([labels.index(name) for name in classes])
+
+
+def load_for(source: str | Path, model: Path, probe: Probe, group_by: str | None, progress: Progress) -> Dataset:
+    """The data set in the model's size and channels.
+
+    Split as preprocessing.json beside the model notes, where the user says nothing else and the source allows it.
+    """
+    noted = None if group_by is not None else _noted_group_by(model.parent / "preprocessing.json")
+    if noted is not None:
+        try:
+            return load(source, input_size=tuple(probe.size), channels=probe.channels, group_by=noted)
+        except UserError:
+            progress.note(f"the groups noted beside {model} are not in {source}; split without them")
+    return load(source, input_size=tuple(probe.size), channels=probe.channels, group_by=group_by or None)
+
+
+def _noted_group_by(sidecar: Path) -> str | None:
+    try:
+        noted = json.loads(sidecar.read_text())["split"]["group_by"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return noted if isinstance(noted, str) else None
+
+
+def common_feeds(chosen: Feed, channels: int) -> dict[str, Feed]:
+    """What people mostly train with, by the options that say so."""
+    found = {
+        "--scale 1": ((0.0,), (1.0,), False),
+        "--scale 255": ((0.0,), (255.0,), False),
+        "--mean 127.5 --std 127.5": ((127.5,), (127.5,), False),
+    }
+    if channels == 3:
+        # The means and deviations of ImageNet's training images, as torchvision and as Caffe's descendants use them.
+        torchvision = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+        found["--scale 255 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225"] = (*torchvision, False)
+        found["--channel-order bgr --mean 103.939,116.779,123.68"] = ((103.939, 116.779, 123.68), (1.0,), True)
+    feeds = {words: Feed(Normalization(mean, std), words, bgr) for words, (mean, std, bgr) in found.items()}
+    if channels == 3:
+        order = "rgb" if chosen.bgr else "bgr"
+        feeds[f"--channel-order {order}"] = replace(chosen, bgr=not chosen.bgr)
+    return feeds
+
+
+def _numbers(option: str, value: str | float | Sequence[float]) -> tuple[float, ...]:
+    parts = value.split(",") if isinstance(value, str) else value if isinstance(value, Sequence) else [value]
+    try:
+        numbers = tuple(float(part) for part in parts)
+    except (ValueError, TypeError):
+        numbers = ()
+    if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
+        raise UserError(f"{option} {value}: give one number, or three with commas between")
+    return numbers
+
+
+def _read_labels(path: Path) -> tuple[str, ...]:
+    try:
+        return label_lines(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read the labels {path}: {error.strerror}") from None
+
+
+def _noted_normalization(sidecar: Path) -> Normalization | None:
+    """`normalize` of a preprocessing.json: offset and scale, each one number or one per channel; None without it."""
+    try:
+        noted = json.loads(sidecar.read_text())["normalize"]
+        offset, scale = noted["offset"], noted["scale"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    try:
+        return FeedOptions(mean=offset, std=scale).normalization()
+    except UserError:
+        raise UserError(f"{sidecar}: its normalize is no offset and scale; mend it or remove the file") from None

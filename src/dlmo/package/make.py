@@ -1,0 +1,84 @@
+"""`dlmo package`: a run's model, or another of its files, as a folder or .zip that holds the package and no more."""
+
+import io
+import json
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+from dlmo.errors import UserError
+from dlmo.package.folder import check_writable
+from dlmo.package.opened import Package, open_package
+from dlmo.package.parts import MANIFEST, package_parts, write_parts
+from dlmo.report.document import run_of
+from dlmo.report.model_card import model_card
+from dlmo.runtimes.litert.flatbuffer import write_atomically
+from dlmo.study.results import Choice, Run
+
+
+def make_package(run: str | Path, out: str | Path, artifact: str | None = None) -> Path:
+    """Write the package of a run's model to `out`, a folder or a name that ends in .zip; returns `out`.
+
+    run: a folder that `dlmo optimize`, `study` or `compress` wrote. artifact: the name of one of its `artifacts`,
+    for another file than the chosen one. Raises UserError for what is no run and for an `out` that holds other things.
+    """
+    out = Path(out).expanduser()
+    as_zip = out.suffix.lower() == ".zip"
+    if as_zip:
+        check_writable(out.parent)
+        if out.is_dir():
+            raise UserError(f"--out {out} is a folder; name a file that ends in .zip, or a folder that does not")
+    else:
+        check_writable(out)
+        _check_free(out)
+    with open_package(Path(run).expanduser()) as found:
+        parts = _parts(found, artifact)
+    try:
+        if as_zip:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(out, _zipped(out.stem, parts))
+        else:
+            write_parts(out, parts)
+    except OSError as error:
+        raise UserError(f"--out {out}: {error.strerror} ({error.filename})") from None
+    return out
+
+
+def _check_free(out: Path) -> None:
+    """Only an older package may be replaced: not a run, nor what a person keeps there."""
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    if (out / "results.json").exists() or not (out / MANIFEST).exists():
+        raise UserError(f"--out {out} holds other files; name a new folder, an empty one or an older package")
+
+
+def _parts(found: Package, artifact: str | None) -> dict[str, bytes]:
+    run = _run(found)
+    chosen = run.choice.result.artifact if run.choice else None
+    if artifact is None or artifact == chosen:
+        content, card = found.read("model.tflite"), found.read("model_card.md").decode()
+    else:
+        result = next((result for result in run.results if result.artifact == artifact), None)
+        if result is None or f"artifacts/{artifact}" not in found.names:
+            known = ", ".join(result.artifact for result in run.results)
+            raise UserError(f'{found.path} has no artifact "{artifact}"; it has {known}')
+        content = found.read(f"artifacts/{artifact}")
+        reason = f"taken by name; the run chose {chosen}" if chosen else "taken by name; the run chose none"
+        card = model_card(replace(run, choice=Choice(result, (reason,), (), "")))
+    return package_parts(content, found.labels(), found.preprocessing(), found.golden("images"), card)
+
+
+def _run(found: Package) -> Run:
+    try:
+        return run_of(json.loads(found.read("results.json")))
+    except ValueError as error:
+        raise UserError(f"{found.path}: results.json is damaged ({error}); run dlmo again") from None
+
+
+def _zipped(name: str, parts: dict[str, bytes]) -> bytes:
+    """A zip with everything in one folder; the same parts give the same bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for part, data in parts.items():
+            archive.writestr(zipfile.ZipInfo(f"{name}/{part}"), data, zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()

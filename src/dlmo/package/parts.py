@@ -1,0 +1,111 @@
+"""The files of a package, as bytes by name: made here, written by `write_parts`."""
+
+import hashlib
+import io
+import json
+import re
+import shutil
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+import numpy as np
+
+from dlmo import __version__
+from dlmo.package.c_example import c_files, obstacle
+from dlmo.package.run import Model
+from dlmo.runtimes.litert import flatbuffer
+from dlmo.runtimes.litert.flatbuffer import write_atomically
+from dlmo.runtimes.litert.interpreter import Runner, quiet
+
+MANIFEST = "manifest.json"
+# The runner is dlmo's own code, so that a package treats an image exactly as training and evaluation did.
+_RUNNER = {"run.py": "dlmo.package", "image.py": "dlmo.data", "preprocessing.py": "dlmo.data"}
+_C_ROW = "| `c/` | the model as a C array, with an example for TensorFlow Lite Micro |"
+_C_TEXT = """\
+`c/` holds the model and two golden inputs as arrays, the class names, and `main.cc`, which replays the golden inputs
+under TensorFlow Lite Micro with exactly the operators the model needs. Compile the four `.cc` and `.h` files into a
+project that has TensorFlow Lite Micro, or without it `model_data.cc` alone."""
+_NO_C_TEXT = "There is no C example: {reason}. The recipe `int8` makes a file that runs there."
+
+
+def package_parts(
+    content: bytes,
+    labels: list[str],
+    preprocessing: dict,
+    golden_images: np.ndarray,
+    card: str,
+    arena_bytes: int | None = None,
+) -> dict[str, bytes]:
+    """Every file of a package by its name.
+
+    preprocessing: the document of preprocessing.json; what it says of tensors is read off the file anew.
+    golden_images: uint8 N x H x W x C. arena_bytes: as measured by TensorFlow Lite Micro, where that is known.
+    """
+    document = preprocessing | tensor_documents(content)
+    with quiet():
+        model = Model(content, labels, document)
+    inputs = model.prepare(golden_images)
+    outputs = model.outputs(inputs)
+    reason = obstacle(content)
+    sources = {} if reason else c_files(content, labels, inputs, outputs, arena_bytes)
+    texts = {
+        "labels.txt": "".join(f"{name}\n" for name in labels),
+        "preprocessing.json": json.dumps(document, indent=1, ensure_ascii=False) + "\n",
+        "model_card.md": card,
+        "README.md": _readme(reason),
+    } | {name: _shipped_source(module, name) for name, module in _RUNNER.items()}
+    parts = {"model.tflite": content} | {name: text.encode() for name, text in texts.items()}
+    for name, array in (("images", golden_images), ("inputs", inputs), ("outputs", outputs)):
+        parts[f"golden/{name}.npy"] = _npy(array)
+    parts |= {f"c/{name}": source for name, source in sources.items()}
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(parts.items())}
+    manifest = {"dlmo": __version__, "files": digests}
+    return parts | {MANIFEST: (json.dumps(manifest, indent=1) + "\n").encode()}
+
+
+def write_parts(folder: Path, parts: dict[str, bytes]) -> None:
+    """Write a package into a folder. The manifest goes first from an older package and comes last, so that what an
+    interrupted write leaves is no package."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(folder / "c", ignore_errors=True)
+    for name, data in parts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / name, data)
+
+
+def tensor_documents(content: bytes) -> dict:
+    """Type and quantization of a file's input and output, and what the output holds."""
+    runner = Runner(content)
+    document = {}
+    for name, tensor in (("input_tensor", runner.input), ("output_tensor", runner.output)):
+        scale, zero_point = tensor["quantization"]
+        kind = np.dtype(tensor["dtype"]).name
+        document[name] = {"dtype": kind, "scale": float(scale), "zero_point": int(zero_point)}
+    document["output_tensor"]["holds"] = "shares" if _ends_with_softmax(content) else "logits"
+    return document
+
+
+def _ends_with_softmax(content: bytes) -> bool:
+    model = flatbuffer.read(content)
+    names = [flatbuffer.operator_name(model, operator) for operator in model.subgraphs[0].operators]
+    return "SOFTMAX" in names[-2:]  # the last one may turn the shares into another type
+
+
+def _readme(reason: str | None) -> str:
+    text = _NO_C_TEXT.format(reason=reason) if reason else _C_TEXT
+    template = Template((resources.files("dlmo.package") / "templates" / "README.md").read_text())
+    readme = template.substitute(c_row="" if reason else _C_ROW, c_text=text)
+    return readme.replace("\n\n| `manifest", "\n| `manifest")
+
+
+def _shipped_source(module: str, name: str) -> str:
+    """A module of dlmo that imports its neighbours in the folder instead of dlmo's."""
+    source = (resources.files(module) / name).read_text(encoding="utf-8")
+    return re.sub(r"^from dlmo\.\w+\.(\w+) import", r"from \1 import", source, flags=re.MULTILINE)
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()

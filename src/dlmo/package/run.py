@@ -1,0 +1,158 @@
+"""Classify images with the model in this folder, or check that it answers here as it did where it was made.
+
+    python run.py cat.jpg dog.png --top 3
+    python run.py --self-test
+
+Needs ai-edge-litert, numpy and Pillow. Exit codes: 0 done; 1 the self-test found other answers; 2 nothing to
+classify could be read, or the folder is damaged.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+from dlmo.data.image import ImageError, read_input
+from dlmo.data.preprocessing import Preprocessing, to_input
+
+# Kernels of other processors round differently, by a few steps of an int8 output's grid. More than this share of
+# the largest expected output is no rounding.
+TOLERANCE = 0.05
+
+
+class Model:
+    """A .tflite file, its class names and its preprocessing.json, on one thread.
+
+    Raises ValueError or RuntimeError for a file that cannot be run, KeyError for an incomplete document.
+    """
+
+    def __init__(self, content: bytes, labels: list[str], document: dict) -> None:
+        self.labels = labels
+        self.preprocessing = Preprocessing.from_json(document)
+        self.gives_logits = document.get("output_tensor", {}).get("holds", "logits") == "logits"
+        self.interpreter = Interpreter(model_content=content, num_threads=1)
+        self.interpreter.allocate_tensors()
+        (self.input,), (self.output,) = self.interpreter.get_input_details(), self.interpreter.get_output_details()
+        shapes = tuple(self.input["shape"][1:]), int(self.output["shape"][-1])
+        wanted = (self.preprocessing.height, self.preprocessing.width, self.preprocessing.channels), len(labels)
+        if shapes != wanted:
+            raise ValueError(f"input and number of classes are {shapes} in the model, {wanted} in the files beside it")
+
+    def prepare(self, images: np.ndarray) -> np.ndarray:
+        """uint8 images, N x H x W x C, to the model's own input type."""
+        return to_input(images, self.input["dtype"], *self.input["quantization"])
+
+    def outputs(self, inputs: np.ndarray) -> np.ndarray:
+        """Prepared inputs, N x H x W x C, to raw outputs, N x classes, in the model's own output type."""
+        outputs = np.empty((len(inputs), len(self.labels)), self.output["dtype"])
+        for row, image in zip(outputs, inputs):
+            self.interpreter.set_tensor(self.input["index"], image[None])
+            self.interpreter.invoke()
+            row[:] = self.interpreter.get_tensor(self.output["index"]).reshape(-1)
+        return outputs
+
+    def scores(self, outputs: np.ndarray) -> np.ndarray:
+        """Raw outputs as float32: logits, or shares where the model ends with a softmax."""
+        scale, zero_point = self.output["quantization"]
+        return (outputs.astype(np.float32) - zero_point) * np.float32(scale or 1.0)
+
+    def shares(self, stream: BinaryIO) -> np.ndarray:
+        """An image file to one share per class, float32, 0 to 1. Raises ImageError."""
+        image, _ = read_input(stream, self.preprocessing)
+        scores = self.scores(self.outputs(self.prepare(image[None])))[0]
+        if not self.gives_logits:
+            return scores
+        exponentials = np.exp(scores - scores.max())
+        return exponentials / exponentials.sum()
+
+    def best(self, shares: np.ndarray, top: int) -> list[tuple[str, float]]:
+        """The `top` classes with the largest shares, best first."""
+        return [(self.labels[index], float(shares[index])) for index in np.argsort(-shares, kind="stable")[:top]]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Golden images run again.
+
+    vectors: how many. same_inputs, same_answers: on how many the prepared input is the same to the bit, and the
+    best class the same (or another one that was expected to score as much, within the tolerance).
+    largest_difference: of a score, in units of the scores; share: the same over the largest expected score.
+    """
+
+    vectors: int
+    same_inputs: int
+    same_answers: int
+    largest_difference: float
+    share: float
+
+    @property
+    def passed(self) -> bool:
+        return self.same_inputs == self.same_answers == self.vectors and self.share <= TOLERANCE
+
+
+def replay(model: Model, images: np.ndarray, inputs: np.ndarray, outputs: np.ndarray) -> Replay:
+    """images: uint8 N x H x W x C; inputs and outputs: what the model took and gave for them where it was made."""
+    same_inputs = sum(map(np.array_equal, model.prepare(images), inputs))
+    expected, found = model.scores(outputs), model.scores(model.outputs(inputs))
+    largest = float(np.abs(found - expected).max())
+    scale = float(np.abs(expected).max()) or 1.0
+    rows = np.arange(len(expected))
+    same_answers = expected[rows, found.argmax(1)] >= expected.max(1) - TOLERANCE * scale
+    return Replay(len(images), int(same_inputs), int(same_answers.sum()), largest, largest / scale)
+
+
+def describe(result: Replay) -> str:
+    return (
+        f"{result.same_inputs} of {result.vectors} golden images prepared the same to the bit, "
+        f"{result.same_answers} of {result.vectors} answered the same; largest difference of a score "
+        f"{result.largest_difference:.4g}, {result.share:.2%} of the largest score (allowed: {TOLERANCE:.0%}): "
+        + ("passed" if result.passed else "FAILED")
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", nargs="*", type=Path)
+    parser.add_argument("--top", type=int, default=3, help="how many classes to print")
+    parser.add_argument("--self-test", action="store_true", help="run the golden images and compare")
+    arguments = parser.parse_args()
+    if not arguments.images and not arguments.self_test:
+        parser.error("name image files, or --self-test")
+    folder = Path(__file__).resolve().parent
+    try:
+        labels = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
+        document = json.loads((folder / "preprocessing.json").read_text(encoding="utf-8"))
+        model = Model((folder / "model.tflite").read_bytes(), labels, document)
+        if arguments.self_test:
+            golden = (np.load(folder / "golden" / f"{name}.npy") for name in ("images", "inputs", "outputs"))
+            result = replay(model, *golden)
+            print(describe(result))
+            return 0 if result.passed else 1
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        print(f"{folder} cannot be used: {error!r}", file=sys.stderr)
+        return 2
+    return classify(model, arguments.images, arguments.top)
+
+
+def classify(model: Model, images: list[Path], top: int) -> int:
+    """Print the best classes of each file; returns the exit code."""
+    read = 0
+    for path in images:
+        try:
+            with open(path, "rb") as stream:
+                shares = model.shares(stream)
+        except (OSError, ImageError) as error:
+            print(f"{path} left out: {error}", file=sys.stderr)
+            continue
+        read += 1
+        print(f"{path}: " + ", ".join(f"{name} {share:.1%}" for name, share in model.best(shares, top)))
+    return 0 if read else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

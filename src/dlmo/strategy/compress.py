@@ -1,0 +1,36 @@
+"""Compress: put a model that is trained already through a recipe."""
+
+from pathlib import Path
+
+from dlmo.progress import Progress
+from dlmo.strategy.job import Job, Options, command_line, given_options, run_job
+from dlmo.strategy.own import open_own, own_arguments
+from dlmo.study.recipe import Recipe, parse_steps
+from dlmo.study.results import Run
+
+
+def compress(
+    model: str | Path,
+    source: str | Path,
+    *,
+    recipe: str,
+    network: str | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    options: Options | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Put the user's model through the steps of `recipe`, such as "prune_channels(0.5) > qat > int8".
+
+    The run holds the model as it was given (NQ) and the compressed one, which is its choice.
+    """
+    options = options or Options()
+    own = open_own(model, [network] if network else [], mean, std)
+    wanted = Recipe(own.name, parse_steps(recipe))
+    recipes = list({str(entry): entry for entry in (Recipe(own.name, parse_steps("")), wanted)}.values())
+    arguments = {"recipe": recipe, **own_arguments(own, []), **given_options(options)}
+    del arguments["model"]
+    job = Job(
+        command_line("compress", [model, source], arguments), lambda images: recipes, given=wanted, own=own, strict=True
+    )
+    return run_job(source, job, options, progress).run

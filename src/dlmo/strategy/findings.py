@@ -1,0 +1,214 @@
+"""The study's findings and advice, put to the test of our own measurements.
+
+Every finding is split into cases, one per network and data set; each case holds, does not, or cannot be told by the
+images there are. The verdict counts them. Nothing here is text about results: all figures come from results.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from dlmo.measure.statistics import PairedTest
+from dlmo.strategy.budget import SERVICES, STUDY_ADVICE
+from dlmo.strategy.choose import pick
+from dlmo.study.results import Result
+
+Compare = Callable[[Result, Result], PairedTest]
+
+# Latencies of one run closer than this are the same.
+_SAME_LATENCY = 0.05
+_QUARTER, _HALF = 0.30, 0.55
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured on one data set: one result per network and setup, and the paired test between two."""
+
+    results: tuple[Result, ...]
+    compare: Compare
+
+    def of(self, network: str, setup: str) -> Result | None:
+        return next((r for r in self.results if r.network == network and r.setup == setup), None)
+
+    def pairs(self, first: str, second: str) -> Iterable[tuple[Result, Result]]:
+        """Results of two setups for each network that has both."""
+        for network in dict.fromkeys(result.network for result in self.results):
+            one, other = self.of(network, first), self.of(network, second)
+            if one and other:
+                yield one, other
+
+
+@dataclass(frozen=True)
+class Case:
+    """A finding on one network and data set. holds: None where the images cannot tell."""
+
+    dataset: str
+    network: str
+    holds: bool | None
+    figures: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim of the study and our cases of it."""
+
+    claim: str
+    cases: tuple[Case, ...]
+
+    @property
+    def verdict(self) -> str:
+        """holds, does not hold here, holds in part, cannot be told; with the counts."""
+        told = [case.holds for case in self.cases if case.holds is not None]
+        if not told:
+            return "cannot be told"
+        if all(told):
+            word = "holds"
+        elif not any(told):
+            word = "does not hold here"
+        else:
+            word = "holds in part"
+        untold = len(self.cases) - len(told)
+        return f"{word} ({sum(told)} of {len(told)} cases{f', {untold} cannot be told' if untold else ''})"
+
+
+def findings(measured: Mapping[str, Measured]) -> tuple[Finding, ...]:
+    """Every finding and every tier's advice of the study, tested. measured: by data set name."""
+    return (
+        _paired(
+            measured,
+            "int8 (FIQ) cuts the file to a quarter at equal accuracy",
+            "NQ",
+            "FIQ",
+            lambda plain, other, test: other.size_bytes <= _QUARTER * plain.size_bytes and not _worse(test),
+        ),
+        _paired(
+            measured,
+            "int8 (FIQ) is slower than float",
+            "NQ",
+            "FIQ",
+            lambda plain, other, test: other.latency_ms > plain.latency_ms * (1 + _SAME_LATENCY),
+        ),
+        _paired(
+            measured,
+            "F16 halves the file at no cost in accuracy or time",
+            "NQ",
+            "F16",
+            lambda plain, other, test: (
+                other.size_bytes <= _HALF * plain.size_bytes
+                and not _worse(test)
+                and other.latency_ms <= plain.latency_ms * (1 + _SAME_LATENCY)
+            ),
+        ),
+        _paired(
+            measured,
+            "PRN cuts the file and the latency",
+            "NQ",
+            "PRN",
+            lambda plain, other, test: (
+                other.size_bytes < plain.size_bytes and other.latency_ms < plain.latency_ms * (1 - _SAME_LATENCY)
+            ),
+        ),
+        _prn_pays_on_larger(measured),
+        _compared_networks(
+            measured, "v3 underperforms v2 on CIFAR", ("mobilenet_v3_large", "mobilenet_v3_small"), "mobilenet_v2"
+        ),
+        _wide_resnet_best(measured),
+        *(_tier(measured, service) for service in SERVICES),
+    )
+
+
+def _worse(test: PairedTest) -> bool:
+    return test.gain < 0 and test.p_value < 0.05
+
+
+def _paired(
+    measured: Mapping[str, Measured],
+    claim: str,
+    first: str,
+    second: str,
+    holds: Callable[[Result, Result, PairedTest], bool],
+) -> Finding:
+    cases = []
+    for dataset, data in measured.items():
+        for plain, other in data.pairs(first, second):
+            test = data.compare(plain, other)
+            figures = (
+                f"size x {other.size_bytes / plain.size_bytes:.2f}, "
+                f"latency x {other.latency_ms / plain.latency_ms:.2f}, accuracy: {test.sentence()}"
+            )
+            cases.append(Case(dataset, plain.network, holds(plain, other, test), figures))
+    return Finding(claim, tuple(cases))
+
+
+def _prn_pays_on_larger(measured: Mapping[str, Measured]) -> Finding:
+    """Per data set: do networks with a larger float file gain more accuracy by PRN? By rank correlation."""
+    from scipy.stats import spearmanr
+
+    cases = []
+    for dataset, data in measured.items():
+        pairs = list(data.pairs("NQ", "PRN"))
+        if len(pairs) < 4:
+            continue
+        sizes = [plain.size_bytes for plain, _ in pairs]
+        gains = [pruned.accuracy - plain.accuracy for plain, pruned in pairs]
+        found = spearmanr(sizes, gains)
+        rank, p_value = float(found.statistic), float(found.pvalue)
+        told = None if p_value >= 0.05 else rank > 0
+        figures = (
+            f"rank correlation of file size and accuracy gained {rank:+.2f} over {len(pairs)} networks "
+            f"(p = {p_value:.2f})"
+        )
+        cases.append(Case(dataset, "all", told, figures))
+    return Finding("PRN pays more on larger networks", tuple(cases))
+
+
+def _compared_networks(
+    measured: Mapping[str, Measured], claim: str, lower: Sequence[str], higher: str, setup: str = "NQ"
+) -> Finding:
+    cases = []
+    for dataset, data in measured.items():
+        best = data.of(higher, setup)
+        for network in lower:
+            other = data.of(network, setup)
+            if best and other:
+                test = data.compare(best, other)
+                told = None if test.p_value >= 0.05 else test.gain < 0
+                cases.append(Case(dataset, network, told, f"against {higher}, both {setup}: {test.sentence()}"))
+    return Finding(claim, tuple(cases))
+
+
+def _wide_resnet_best(measured: Mapping[str, Measured]) -> Finding:
+    cases = []
+    for dataset, data in measured.items():
+        plain = [result for result in data.results if result.setup == "NQ"]
+        wide = next((result for result in plain if result.network.startswith("wide_resnet")), None)
+        rivals = [result for result in plain if result is not wide]
+        if wide is None or not rivals:
+            continue
+        rival = max(rivals, key=lambda result: result.accuracy)
+        test = data.compare(rival, wide)
+        told = None if test.p_value >= 0.05 else test.gain > 0
+        cases.append(Case(dataset, wide.network, told, f"against {rival.network}, the best other: {test.sentence()}"))
+    return Finding("the wide residual network is the most accurate", tuple(cases))
+
+
+def _tier(measured: Mapping[str, Measured], service: str) -> Finding:
+    """Per network: is the setup the study advises for this tier the one the measurements pick?"""
+    advised = STUDY_ADVICE[service]
+    cases = []
+    for dataset, data in measured.items():
+        for network in dict.fromkeys(result.network for result in data.results):
+            results = [result for result in data.results if result.network == network]
+            if not any(result.setup in advised for result in results):
+                continue
+            best = pick(results, SERVICES[service])
+            if best is None:
+                cases.append(Case(dataset, network, None, "nothing meets the tier's limits"))
+                continue
+            rival = max((r for r in results if r.setup in advised), key=lambda r: r.validation_accuracy)
+            figures = (
+                f"picked {best.setup}: {best.size_bytes / 1000:,.0f} KB, {best.latency_ms:.3g} ms, "
+                f"{100 * best.accuracy:.1f} %; advised {rival.setup}: {rival.size_bytes / 1000:,.0f} KB, "
+                f"{rival.latency_ms:.3g} ms, {100 * rival.accuracy:.1f} %"
+            )
+            cases.append(Case(dataset, network, best.setup in advised, figures))
+    return Finding(f"{service}-end service: {' or '.join(advised)}", tuple(cases))

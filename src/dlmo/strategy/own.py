@@ -1,0 +1,264 @@
+"""Taking in a user's own model: build it for the data, find its normalization, show what it is worth first."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dlmo.data.dataset import Dataset, Split
+from dlmo.errors import UserError
+from dlmo.measure.evaluate import read_model
+from dlmo.measure.statistics import wilson_interval
+from dlmo.networks.own import OwnNetwork, Source, fingerprint, open_model, own_name
+from dlmo.progress import Progress
+from dlmo.runtimes.litert import foreign
+from dlmo.runtimes.litert.interpreter import Runner, predict
+from dlmo.study.recipe import Recipe
+
+if TYPE_CHECKING:
+    from dlmo.networks.normalization import Normalization
+
+# Normalizations are compared on so many validation images.
+_COMPARED_IMAGES = 512
+# Blue-green-red is believed only where it is better by this, 0 to 1: colours matter little to many a network.
+_BGR_GAIN = 0.02
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user named: see `dlmo.networks.own.open_model` and `dlmo.networks.normalization.parse`."""
+
+    model: str
+    network: str | None = None
+    mean: str | None = None
+    std: str | None = None
+
+
+@dataclass(frozen=True)
+class Own:
+    """The user's model: what was asked for, and the opened file."""
+
+    request: Request
+    source: Source
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+
+def open_own(model: str | Path | None, network: Sequence[str], mean: str | None, std: str | None) -> Own | None:
+    """Open the user's model; None where none was named. Raises UserError before any data is read."""
+    if model is None:
+        if mean is not None or std is not None:
+            raise UserError("--mean and --std belong to --model: the networks of dlmo have their own normalization")
+        return None
+    if len(network) > 1:
+        raise UserError("--model goes with one --network at most: the network its weights are for")
+    request = Request(str(model), network[0] if network else None, mean, std)
+    return Own(request, open_source(request))
+
+
+def own_arguments(own: Own | None, named: list[str]) -> dict[str, object]:
+    """Networks and the user's model as the command line writes them."""
+    if own is None:
+        return {"network": named}
+    request = own.request
+    return {"model": request.model, "network": request.network, "mean": request.mean, "std": request.std}
+
+
+def possible(recipe: Recipe, network: OwnNetwork, strict: bool) -> bool:
+    """Whether the user's network can go through a recipe; raises UserError in place of False if `strict`."""
+    if recipe.kd is not None:
+        if strict:
+            raise UserError(f'"{recipe.kd}" trains from scratch, but {network.name} comes trained: leave kd out')
+        return False
+    further = recipe.steps[:-1]
+    if network.post_training_only is None or not further:
+        return True
+    if strict:
+        raise UserError(
+            f'"{further[0]}" trains the network further, which {network.name} does not allow: '
+            f"{network.post_training_only}; use float32, float16, dynamic_int8 or int8 alone"
+        )
+    return False
+
+
+def open_source(request: Request) -> Source:
+    """Read what the user named. Raises UserError for everything that can be refused without data."""
+    path = Path(request.model).expanduser()
+    if path.suffix.lower() != ".tflite":
+        return open_model(request.model, request.network)
+    if request.network is not None:
+        raise UserError(f"--model {path} is a whole network; --network goes with a file of weights")
+    content = read_model(path)
+    runner = Runner(content)
+    if runner.input["dtype"] != np.float32 or runner.output["dtype"] != np.float32:
+        raise UserError(f"--model {path} is quantized already; give the float model")
+    height, width, channels = runner.input_shape
+    if channels not in (1, 3):
+        raise UserError(f"--model {path} takes {height}x{width}x{channels}; it must take height x width x 1 or 3")
+    return Source(own_name(path.stem), None, "tflite", channels, (height, width), content)
+
+
+def take_in(source: Source, request: Request, dataset: Dataset, stem: str, progress: Progress) -> OwnNetwork:
+    """The model as a network for this data. Raises UserError where it does not belong to it."""
+    from dlmo.networks.normalization import parse
+
+    given = parse(request.mean, request.std)
+    candidate = _File(source, request, dataset) if source.make is None else _Module(source, request, dataset, stem)
+    notes = []
+    if given is None:
+        with progress.stage("find the normalization") as update:
+            given, note = _infer(candidate, dataset, update)
+        notes.append(note)
+    with progress.stage(f"run {source.name} on {len(dataset.validation):,} validation images"):
+        notes += _verdict(source.name, candidate.accuracy(given, dataset.validation), dataset)
+    return replace(candidate.behind(given), notes=tuple(notes))
+
+
+class _File:
+    """A float .tflite file."""
+
+    tries_bgr = False
+
+    def __init__(self, source: Source, request: Request, dataset: Dataset) -> None:
+        self._source = source
+        _check_classes(Runner(source.tflite).classes, request.model, dataset)
+
+    def behind(self, normalization: "Normalization") -> OwnNetwork:
+        content = foreign.normalized(self._source.tflite, *normalization.affine(self._source.channels))
+        digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+        return OwnNetwork(self._source.name, None, digest, content, "a .tflite file holds no trainable network")
+
+    def accuracy(self, normalization: "Normalization", split: Split) -> float:
+        answers = predict(self.behind(normalization).tflite, split.images).argmax(1)
+        return float((answers == split.labels).mean())
+
+
+class _Module:
+    """A torch network, as a graph."""
+
+    tries_bgr = True
+
+    def __init__(self, source: Source, request: Request, dataset: Dataset, stem: str) -> None:
+        import torch
+
+        self._source = source
+        height, width, self._channels = dataset.input_shape
+        network = source.make(len(dataset.classes), dataset.input_shape, stem)
+        sample = torch.zeros(1, self._channels, height, width)
+        _check_classes(_count_scores(network, sample, request.model), request.model, dataset)
+        self._graph, self._untrainable = _traced(network, sample, request.model)
+
+    def behind(self, normalization: "Normalization") -> OwnNetwork:
+        from dlmo.networks.normalization import normalized
+
+        module = normalized(self._graph, normalization, self._channels)
+        digest = fingerprint(module, self._source.identity)
+        return OwnNetwork(self._source.name, module, digest, None, self._untrainable)
+
+    def accuracy(self, normalization: "Normalization", split: Split) -> float:
+        from dlmo.training.device import best_device
+        from dlmo.training.loop import predict
+
+        device = best_device()
+        module = self.behind(normalization).module.to(device.name)
+        answers = predict(module, split, device).argmax(1)
+        module.to("cpu")
+        return float((answers == split.labels).mean())
+
+
+def _check_classes(scores: int, model: str, dataset: Dataset) -> None:
+    if scores != len(dataset.classes):
+        raise UserError(
+            f"{model} scores {scores} classes, but {dataset.name} has {len(dataset.classes)}; give data of the same "
+            "classes, or a function that takes their number as `classes`"
+        )
+
+
+def _count_scores(network, sample, model: str) -> int:
+    """How many scores one image gives."""
+    import torch
+
+    try:
+        with torch.no_grad():
+            scores = network(sample)
+    except Exception as error:  # whatever a stranger's code raises
+        size = "x".join(map(str, sample.shape[1:]))
+        raise UserError(
+            f"{model} does not take {size} images: {_first_line(error)}; --input-size sets their side"
+        ) from error
+    if not isinstance(scores, torch.Tensor) or scores.ndim != 2 or len(scores) != 1:
+        found = f"shape {list(scores.shape)}" if isinstance(scores, torch.Tensor) else type(scores).__name__
+        raise UserError(f"{model} gives {found} for one image, not one row of scores")
+    return scores.shape[1]
+
+
+def _traced(network, sample, model: str):
+    """The network as a graph, and why it cannot be trained further, if so."""
+    from dlmo.networks.modular import exported, modular
+
+    try:
+        return _same(modular(network, sample), network, sample), None
+    except Exception as error:  # whatever a stranger's code raises when it is traced
+        reason = f"its code cannot be traced by torch.fx ({_first_line(error)})"
+    try:
+        return _same(exported(network, sample), network, sample), reason
+    except Exception as error:
+        raise UserError(f"{model}: {reason}, nor exported ({_first_line(error)})") from error
+
+
+def _same(graph, network, sample):
+    """The graph, if it computes what the network does; tracing takes one course where code has several."""
+    import torch
+
+    images = torch.rand((2, *sample.shape[1:]), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        if not torch.allclose(graph.eval()(images), network.eval()(images), rtol=1e-3, atol=1e-4):
+            raise ValueError("the traced network computes other scores")
+    return graph
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _infer(candidate: _File | _Module, dataset: Dataset, update: Callable[[float], None]):
+    """The common normalization under which the model is most accurate on validation images, and a note on it."""
+    from dlmo.networks.normalization import KNOWN
+
+    every = max(1, len(dataset.validation) // _COMPARED_IMAGES)
+    part = dataset.validation.take(np.arange(0, len(dataset.validation), every)[:_COMPARED_IMAGES])
+    found = {}
+    for name, normalization in KNOWN.items():
+        found[name] = candidate.accuracy(normalization, part)
+        update(len(found) / len(KNOWN))
+    first, second, *_ = sorted(found, key=found.get, reverse=True)
+    best, accuracy = KNOWN[first], found[first]
+    if candidate.tries_bgr and dataset.input_shape[2] == 3:
+        swapped = candidate.accuracy(replace(best, bgr=True), part)
+        if swapped > accuracy + _BGR_GAIN:
+            best, accuracy = replace(best, bgr=True), swapped
+    note = (
+        f"normalization inferred on {len(part)} validation images: {first} ({best}), {100 * accuracy:.1f} % right; "
+        f"next {second}, {100 * found[second]:.1f} %; --mean and --std set it"
+    )
+    return best, note
+
+
+def _verdict(name: str, accuracy: float, dataset: Dataset) -> list[str]:
+    """The float model's accuracy, and where it is no better than chance what usually causes that."""
+    images = len(dataset.validation)
+    notes = [f"{name} as given: {100 * accuracy:.1f} % right on {images:,} validation images"]
+    likeliest = np.bincount(dataset.validation.labels).max() / images
+    low, _ = wilson_interval(round(accuracy * images), images)
+    if low <= likeliest:
+        notes.append(
+            f"that is no better than always answering the most frequent class ({100 * likeliest:.1f} %); usual causes: "
+            "untrained weights, another normalization (--mean, --std), another order of classes (theirs must be "
+            f"{', '.join(dataset.classes[:3])}, ...), other classes, another input size"
+        )
+    return notes

@@ -1,0 +1,63 @@
+"""Study: measure setups and recipes side by side."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dlmo.errors import UserError
+from dlmo.progress import Progress
+from dlmo.strategy.job import Finished, Job, Options, command_line, given_options, run_job
+from dlmo.strategy.own import open_own, own_arguments
+from dlmo.study.recipe import SETUPS, Recipe, for_setup, parse, parse_steps
+from dlmo.study.results import Run
+
+
+def study(
+    source: str | Path,
+    *,
+    network: Sequence[str] = (),
+    setup: Sequence[str] = (),
+    recipe: Sequence[str] = (),
+    model: str | Path | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    options: Options | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Measure setups on networks, and further recipes as given. No setup means all of the study's.
+
+    model: the user's own, in place of the networks of this package; recipes are then steps alone.
+    """
+    return finished_study(
+        source, network=network, setup=setup, recipe=recipe, model=model, mean=mean, std=std, options=options,
+        progress=progress,
+    ).run  # fmt: skip
+
+
+def finished_study(
+    source: str | Path,
+    *,
+    network: Sequence[str] = (),
+    setup: Sequence[str] = (),
+    recipe: Sequence[str] = (),
+    model: str | Path | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    options: Options | None = None,
+    progress: Progress | None = None,
+) -> Finished:
+    """The same, with every file, its scores and the data."""
+    options = options or Options(time=None)
+    own = open_own(model, network, mean, std)
+    named = [own.name] if own else list(network)
+    codes = [code for entry in setup for code in entry.split(",")]
+    if codes and not named:
+        raise UserError("--setup needs --network NAME: a setup is measured on networks (see `dlmo networks`)")
+    setups = codes or ([] if own and recipe else list(SETUPS))
+    wanted = [for_setup(name, code) for name in named for code in setups]
+    wanted += [Recipe(own.name, parse_steps(text)) if own else parse(text) for text in recipe]
+    if not wanted:
+        raise UserError("nothing to study: give --network NAME (see `dlmo networks`) or --recipe TEXT")
+    wanted = list({str(entry): entry for entry in wanted}.values())
+    arguments = {**own_arguments(own, named), "setup": codes, "recipe": list(recipe), **given_options(options)}
+    job = Job(command_line("study", [source], arguments), lambda images: wanted, own=own, strict=bool(codes or recipe))
+    return run_job(source, job, options, progress)

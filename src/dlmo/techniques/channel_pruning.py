@@ -1,0 +1,294 @@
+"""Channel pruning: whole channels are cut out, so that what remains is a smaller dense network.
+
+Which layers must lose the same channels (a sum couples its terms, a depthwise convolution its input) is read off the
+dependency graph of Torch-Pruning (Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023,
+arXiv:2301.12900), which also does the cutting. How many channels each layer keeps is decided here.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dlmo.data.dataset import Split
+from dlmo.errors import UserError
+from dlmo.networks.counting import count_module
+from dlmo.training import checkpoint
+from dlmo.training.loop import Training, to_network_input
+from dlmo.training.schedule import Schedule
+
+# What a channel is ranked by; the names of Torch-Pruning's classes, imported when used.
+CRITERIA = {
+    "magnitude": "GroupMagnitudeImportance",  # L2 norm of all weights that go with the channel
+    "taylor": "GroupTaylorImportance",  # first-order change of the loss (Molchanov et al., CVPR 2019)
+    "bn_scale": "BNScaleImportance",  # BatchNorm's factor (Liu et al., "Network Slimming", ICCV 2017)
+    "lamp": "LAMPImportance",  # magnitude over what is left of its layer (Lee et al., ICLR 2021)
+}
+SCOPES = ("global", "layer")
+# Of every layer at least this share stays: a ranking over all layers must not cut the network in two.
+_LEAST_KEPT = 0.1
+# Narrower layers are left alone; among them is whatever works on single colours.
+_NARROWEST = 4
+# Share of the epochs for each round but the last, whose long training heals what the cuts broke.
+_ROUND_SHARE = 0.15
+_BISECTIONS = 8
+_GRADIENT_BATCHES, _GRADIENT_BATCH_SIZE = 8, 64
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is cut, and by which rule.
+
+    ratio: share of the channels removed, 0 to 1. macs: share of the multiply-accumulates kept, 0 to 1; None for
+    the ratio's. criterion: a name in CRITERIA. scope: `global` ranks the channels of all layers together, `layer`
+    takes the same share of every layer. round_to: a layer keeps a multiple of so many channels, as kernels like
+    them; of half, a quarter, ... of it where it was less than twice as wide.
+    """
+
+    ratio: float
+    macs: float | None
+    criterion: str
+    scope: str
+    round_to: int
+
+
+def train_in_rounds(
+    network: nn.Module,
+    target: Target,
+    rounds: int,
+    images: Split,
+    schedule: Schedule,
+    folder: Path,
+    train: Callable[[nn.Module, Schedule, Path, Callable[[float], None]], Training],
+    progress: Callable[[float], None],
+) -> Training:
+    """Cut `network` a little in each of `rounds` and train in between; returns the smaller one and the whole curve.
+
+    train(network, schedule, checkpoint path, progress): the training loop, all else bound.
+    folder: what a killed run left there is used: each round's network as it was cut, and its training's checkpoint.
+    """
+    training = Training(network, ())
+    curve = ()
+    epochs = epochs_of_rounds(schedule.epochs, rounds)
+    for number, count in enumerate(epochs, 1):
+        path = folder / f"round-{number}.safetensors"
+        if path.exists():
+            smaller = _restore(path, network)
+        else:
+            smaller = cut(training.network, network, target, images, done=number / len(epochs))
+            checkpoint.save_weights(path, smaller, {})
+        before = len(curve)
+        training = train(
+            smaller,
+            schedule.lasting(count),
+            folder / f"round-{number}-training.safetensors",
+            lambda share, before=before, count=count: progress((before + share * count) / schedule.epochs),
+        )
+        curve += tuple(replace(epoch, epoch=before + epoch.epoch) for epoch in training.curve)
+    for path in folder.glob("round-*"):
+        path.unlink()
+    return Training(training.network, curve)
+
+
+def epochs_of_rounds(epochs: int, rounds: int) -> list[int]:
+    """Epochs of each round, at least one each; fewer rounds where there are fewer epochs."""
+    rounds = min(rounds, epochs)
+    short = min(max(1, int(_ROUND_SHARE * epochs)), epochs // rounds)
+    return [short] * (rounds - 1) + [epochs - short * (rounds - 1)]
+
+
+def cut(network: nn.Module, original: nn.Module, target: Target, images: Split, done: float = 1.0) -> nn.Module:
+    """A smaller copy of `network`, which is `original` or was cut from it.
+
+    images: the training images, for their shape and for criteria that look at gradients.
+    done: how much of the whole cut is reached hereafter, 0 to 1. Widths are rounded by the last cut only: rounding
+    each would undo small ones.
+    """
+    height, width, channels = images.images.shape[1:]
+    sample = torch.zeros(1, channels, height, width)
+    scores = _scores(network, sample, target.criterion, images)
+    widths = {name: original.get_submodule(name).weight.shape[0] for name in scores}
+    multiple = target.round_to if done == 1 else 1
+
+    def at(share: float) -> nn.Module:
+        """The network without about this share of its present channels."""
+        counts = _counts(scores, share, target.scope)
+        kept = {name: _rounded(counts[name], len(scores[name]), widths[name], multiple) for name in scores}
+        return _without(network, sample, {name: scores[name].argsort()[: -kept[name]] for name in scores})
+
+    if target.macs is None:
+        wanted = sum(widths.values()) * (1 - target.ratio * done)
+        smaller = at(max(0.0, 1 - wanted / sum(map(len, scores.values()))))
+    else:
+        limit = count_module(original, (height, width, channels)).macs * (1 - (1 - target.macs) * done)
+        low, high = 0.0, 1.0
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            fits = count_module(at(middle), (height, width, channels)).macs <= limit
+            low, high = (low, middle) if fits else (middle, high)
+        smaller = at(high)
+    _check_rebuilt(smaller, original, sample)
+    return smaller
+
+
+def shapes_of(network: nn.Module, original: nn.Module) -> dict[str, list[int]]:
+    """Shapes of the parameters and buffers that differ from the original's, by name."""
+    before = original.state_dict()
+    return {
+        name: list(tensor.shape)
+        for name, tensor in network.state_dict().items()
+        if name in before and before[name].shape != tensor.shape
+    }
+
+
+def with_shapes(original: nn.Module, shapes: dict[str, list[int]]) -> nn.Module:
+    """A copy of the uncut network with parameters and buffers of these shapes, their values unset."""
+    network = copy.deepcopy(original)
+    for name, shape in shapes.items():
+        owner_name, _, leaf = name.rpartition(".")
+        owner = network.get_submodule(owner_name)
+        old = getattr(owner, leaf)
+        new = torch.zeros(shape, dtype=old.dtype)
+        setattr(owner, leaf, nn.Parameter(new) if isinstance(old, nn.Parameter) else new)
+    for name in {name.rpartition(".")[0] for name in shapes}:
+        _match_weight(network.get_submodule(name))
+    return network
+
+
+def _match_weight(layer: nn.Module) -> None:
+    """Bring a layer's own record of its width in line with its new weight."""
+    if isinstance(layer, nn.Conv2d):
+        outputs, inputs = layer.weight.shape[:2]
+        if _is_depthwise(layer):
+            layer.groups = outputs
+        layer.out_channels, layer.in_channels = outputs, inputs * layer.groups
+    elif isinstance(layer, nn.Linear):
+        layer.out_features, layer.in_features = layer.weight.shape
+    elif isinstance(layer, nn.BatchNorm2d | nn.BatchNorm1d):
+        layer.num_features = len(layer.running_mean)
+    elif isinstance(layer, nn.PReLU):
+        layer.num_parameters = len(layer.weight)
+    else:
+        raise UserError(f"prune_channels: cannot cut a layer of type {type(layer).__name__}; leave the step out")
+
+
+def _is_depthwise(layer: nn.Conv2d) -> bool:
+    return 1 < layer.groups == layer.in_channels == layer.out_channels
+
+
+def _restore(path: Path, original: nn.Module) -> nn.Module:
+    tensors, _ = checkpoint.load(path)
+    network = with_shapes(original, {name: list(tensor.shape) for name, tensor in tensors.items() if tensor.ndim})
+    network.load_state_dict(tensors)
+    return network
+
+
+def _check_rebuilt(network: nn.Module, original: nn.Module, sample: torch.Tensor) -> None:
+    """The store keeps shapes and weights alone: they must give the same network again."""
+    rebuilt = with_shapes(original, shapes_of(network, original))
+    rebuilt.load_state_dict(network.state_dict())
+    image = torch.rand(sample.shape, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        if not torch.allclose(rebuilt.eval()(image), network.eval()(image), rtol=1e-4, atol=1e-5):
+            raise RuntimeError("a network rebuilt from its shapes computes other scores than the cut one")
+
+
+def _graph(network: nn.Module, sample: torch.Tensor):
+    import torch_pruning
+
+    return torch_pruning.DependencyGraph().build_dependency(network.eval(), sample)
+
+
+def _scores(network: nn.Module, sample: torch.Tensor, criterion: str, images: Split) -> dict[str, torch.Tensor]:
+    """For each set of coupled layers, by the name of its first: how much each of its channels matters, float, N.
+
+    Not among them: the layer whose channels are the classes, and grouped convolutions other than depthwise ones.
+    """
+    from torch_pruning.pruner import importance
+
+    network = copy.deepcopy(network).requires_grad_()
+    if criterion == "taylor":
+        _accumulate_gradients(network, images)
+    names = {module: name for name, module in network.named_modules()}
+    rank = getattr(importance, CRITERIA[criterion])()
+    found = {}
+    graph = _graph(network, sample)
+    for group in graph.get_all_groups([_last_layer(network, sample)], (nn.Conv2d, nn.Linear)):
+        layers = [dependency.target.module for dependency, _ in group]
+        grouped = any(isinstance(m, nn.Conv2d) and m.groups > 1 and not _is_depthwise(m) for m in layers)
+        root = layers[0]
+        if grouped or root.weight.shape[0] < _NARROWEST:
+            continue
+        scores = rank(group)
+        if scores is not None:  # None: no BatchNorm there to rank by
+            found[names[root]] = scores.detach()
+    if not found:
+        raise UserError(f"prune_channels: this network has no layer that can be cut by criterion={criterion}")
+    return found
+
+
+def _accumulate_gradients(network: nn.Module, images: Split) -> None:
+    """Gradients of the loss over a few batches of the training images, in the parameters' `grad`."""
+    network.eval()
+    for start in range(0, len(images), _GRADIENT_BATCH_SIZE)[:_GRADIENT_BATCHES]:
+        batch = slice(start, start + _GRADIENT_BATCH_SIZE)
+        logits = network(to_network_input(torch.from_numpy(images.images[batch])))
+        F.cross_entropy(logits, torch.from_numpy(images.labels[batch])).backward()
+
+
+def _last_layer(network: nn.Module, sample: torch.Tensor) -> nn.Module:
+    """The convolution or linear layer that runs last: its channels are the classes."""
+    ran: list[nn.Module] = []
+    layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    hooks = [layer.register_forward_hook(lambda layer, _inputs, _output: ran.append(layer)) for layer in layers]
+    with torch.no_grad():
+        network.eval()(sample)
+    for hook in hooks:
+        hook.remove()
+    return ran[-1]
+
+
+def _counts(scores: dict[str, torch.Tensor], share: float, scope: str) -> dict[str, int]:
+    """How many channels each layer keeps when this share of all goes."""
+    if scope == "layer":
+        return {name: round(len(values) * (1 - share)) for name, values in scores.items()}
+    ranked = torch.cat(list(scores.values())).sort().values
+    threshold = ranked[min(round(share * len(ranked)), len(ranked) - 1)]
+    return {name: int((values >= threshold).sum()) for name, values in scores.items()}
+
+
+def _rounded(count: int, present: int, original: int, multiple: int) -> int:
+    """`count` channels as a multiple, not above those present nor below what a layer needs."""
+    while multiple > 1 and original < 2 * multiple:
+        multiple //= 2
+    count = max(count, math.ceil(_LEAST_KEPT * original))
+    largest = present // multiple * multiple or present
+    return min(max(multiple, round(count / multiple) * multiple), largest)
+
+
+def _without(network: nn.Module, sample: torch.Tensor, dropped: dict[str, torch.Tensor]) -> nn.Module:
+    """A copy without these channels (indices by the name of the first of the coupled layers)."""
+    from torch_pruning.pruner import function
+
+    smaller = copy.deepcopy(network).requires_grad_()
+    graph = _graph(smaller, sample)
+    for name, indices in dropped.items():
+        layer = smaller.get_submodule(name)
+        convolution = isinstance(layer, nn.Conv2d)
+        cut_outputs = function.prune_conv_out_channels if convolution else function.prune_linear_out_channels
+        if len(indices):
+            graph.get_pruning_group(layer, cut_outputs, sorted(indices.tolist())).prune()
+    try:
+        with torch.no_grad():
+            smaller(sample)
+    except RuntimeError as error:
+        raise UserError(
+            f"prune_channels: the network's code counts on its number of channels ({str(error).splitlines()[0]}); "
+            "leave the step out"
+        ) from None
+    return smaller

@@ -1,0 +1,119 @@
+"""Learning from a trained teacher, through its answers or through its feature maps."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from dlmo.data.dataset import Split
+from dlmo.techniques.distillation.taps import Taps, paired
+from dlmo.techniques.technique import Batch, Technique
+from dlmo.training.augmentation import augment, numbers_of_view
+from dlmo.training.device import Device
+from dlmo.training.loop import to_network_input
+from dlmo.training.schedule import Augmentation
+
+_BATCH = 512
+
+
+class LiveTeacher:
+    """Runs the teacher on the student's batch: evaluation mode, no gradients, the device's fast number format."""
+
+    def __init__(self, network: nn.Module, device: Device) -> None:
+        self.network = network.to(device.name, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self._device = device
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Logits, float32 N x classes."""
+        device = self._device
+        with torch.no_grad(), torch.autocast(device.name, device.autocast, enabled=device.autocast is not None):
+            return self.network(inputs).float()
+
+
+class StoredTeacher:
+    """The teacher's answers to fixed views of the training images, each computed once; see `answers_to_view`.
+
+    answers: gives a view's logits, N x classes. One view is held at a time.
+    """
+
+    def __init__(self, answers: Callable[[int], torch.Tensor], device: Device) -> None:
+        self._answers = answers
+        self._device = device
+        self._view: int | None = None
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        if batch.view != self._view:
+            self._logits, self._view = self._answers(batch.view).to(self._device.name), batch.view
+        return self._logits[batch.positions].float()
+
+
+class FromAnswers(Technique):
+    """Add a loss between the logits of student and teacher.
+
+    answers: the teacher's logits for a batch. views: with a StoredTeacher, how many views there are.
+    """
+
+    def __init__(
+        self,
+        loss,
+        labels: float,
+        weight: float,
+        answers: Callable[[Batch], torch.Tensor],
+        views: int | None = None,
+    ) -> None:
+        self._loss, self._labels, self._weight = loss, labels, weight
+        self._answers = answers
+        self.views = views
+
+    def loss(self, batch: Batch, logits: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
+        return self._labels * loss + self._weight * self._loss(logits, self._answers(batch), batch.labels)
+
+
+class FromMaps(Technique):
+    """Add a loss between feature maps of student and teacher, projected where the loss asks for it."""
+
+    def __init__(
+        self, loss, labels: float, weight: float, teacher: LiveTeacher, input_shape: tuple[int, int, int]
+    ) -> None:
+        self._loss, self._labels, self._weight = loss, labels, weight
+        self._teacher = teacher
+        self._input_shape = input_shape
+
+    def begin(self, network: nn.Module, steps: int) -> nn.Module:
+        pairs = paired(self._loss.reads, network, self._teacher.network, self._input_shape)
+        self._own = Taps([module for (module, _), _ in pairs])
+        self._theirs = Taps([module for _, (module, _) in pairs])
+        self._projectors = nn.ModuleList(
+            _projector(self._loss.projects, own, theirs) for (_, own), (_, theirs) in pairs
+        )
+        return network
+
+    def extra(self) -> nn.Module:
+        return self._projectors
+
+    def loss(self, batch: Batch, logits: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
+        self._teacher(batch.inputs)
+        own = [project(maps) for project, maps in zip(self._projectors, self._own.take())]
+        return self._labels * loss + self._weight * self._loss(own, self._theirs.take())
+
+    def end(self, network: nn.Module) -> None:
+        self._own.remove()
+        self._theirs.remove()
+
+
+def answers_to_view(teacher: LiveTeacher, images: Split, augmentation: Augmentation, view: int) -> torch.Tensor:
+    """The teacher's logits for one fixed view of all images at full size, float16 N x classes, on the CPU."""
+    numbers = numbers_of_view(len(images), view)
+    device = next(teacher.network.parameters()).device
+    pieces = []
+    for start in range(0, len(images), _BATCH):
+        part = slice(start, start + _BATCH)
+        pixels = augment(torch.from_numpy(images.images[part]).to(device), augmentation, numbers[part])
+        pieces.append(teacher(to_network_input(pixels)).half().cpu())
+    return torch.cat(pieces)
+
+
+def _projector(projects: str, own: int, theirs: int) -> nn.Module:
+    if projects == "always" or (projects == "where channels differ" and own != theirs):
+        return nn.Conv2d(own, theirs, 1, bias=False)
+    return nn.Identity()

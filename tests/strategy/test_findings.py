@@ -1,0 +1,69 @@
+"""The study's claims on results whose answer is known."""
+
+import numpy as np
+import pytest
+
+from dlmo.measure.statistics import paired_test
+from dlmo.strategy.findings import Measured, findings
+from dlmo.study.results import Result
+
+IMAGES = 1000
+
+
+def result(network: str, setup: str, accuracy: float, size: int, latency: float) -> Result:
+    return Result(
+        recipe=f"{network} > {setup}", setup=setup, network=network, accuracy=accuracy, accuracy_low=accuracy,
+        accuracy_high=accuracy, validation_accuracy=accuracy, size_bytes=size, compressed_bytes=size,
+        latency_ms=latency, latency_p90_ms=latency, threads=1, ram_bytes=None, macs=1, parameters=1, delegated=1.0,
+        partitions=1, seed=0, epochs=1, seconds=1.0, test_images=IMAGES, validation_images=IMAGES, sparsity=0.0,
+        operators={}, float_operators=(), artifact="",
+    )  # fmt: skip
+
+
+def compare(first: Result, second: Result):
+    """The better one gets right whatever the other does."""
+    image = np.arange(IMAGES) / IMAGES
+    return paired_test(image < first.accuracy, image < second.accuracy)
+
+
+def verdict(claim: str, *results: Result) -> str:
+    found = findings({"cifar10": Measured(results, compare)})
+    return next(finding.verdict for finding in found if finding.claim.startswith(claim))
+
+
+PLAIN = result("vgg", "NQ", 0.80, 1000, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "size", "expected"),
+    [(0.80, 260, "holds (1 of 1"), (0.70, 260, "does not hold here (0 of 1"), (0.80, 500, "does not hold here")],
+)
+def test_int8_is_a_quarter_at_equal_accuracy(accuracy, size, expected):
+    assert verdict("int8 (FIQ) cuts", PLAIN, result("vgg", "FIQ", accuracy, size, 0.5)).startswith(expected)
+
+
+def test_int8_slower_is_judged_by_latency():
+    assert verdict("int8 (FIQ) is slower", PLAIN, result("vgg", "FIQ", 0.8, 260, 0.5)).startswith("does not hold")
+    assert verdict("int8 (FIQ) is slower", PLAIN, result("vgg", "FIQ", 0.8, 260, 9.0)).startswith("holds")
+
+
+def test_a_claim_that_holds_on_one_of_two_networks_holds_in_part():
+    other = result("resnet50", "NQ", 0.80, 1000, 1.0)
+    slow = result("vgg", "FIQ", 0.8, 260, 2.0)
+    fast = result("resnet50", "FIQ", 0.8, 260, 0.5)
+    assert verdict("int8 (FIQ) is slower", PLAIN, other, slow, fast).startswith("holds in part (1 of 2")
+
+
+def test_nothing_measured_cannot_be_told():
+    assert verdict("F16", PLAIN) == "cannot be told"
+
+
+def test_equal_networks_cannot_be_told_apart():
+    v2, v3 = result("mobilenet_v2", "NQ", 0.8, 1, 1.0), result("mobilenet_v3_small", "NQ", 0.8, 1, 1.0)
+    assert verdict("v3 underperforms", v2, v3) == "cannot be told"
+
+
+def test_a_tiers_advice_is_held_against_the_pick():
+    pruned = result("vgg", "PRQ", 0.80, 100, 1.0)
+    assert verdict("low-end", PLAIN, pruned).startswith("holds")
+    assert verdict("low-end", PLAIN, pruned, result("vgg", "FIQ", 0.80, 50, 1.0)).startswith("does not hold")

@@ -1,0 +1,300 @@
+"""Own models from file to result: code outside the package, a state dict as scripts leave it, a float .tflite."""
+
+import importlib.util
+import json
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from dlmo.errors import UserError
+from dlmo.networks.normalization import KNOWN, Normalization, normalized, parse
+from dlmo.networks.own import Source
+from dlmo.progress import SilentProgress
+from dlmo.runtimes.litert.convert import convert
+from dlmo.runtimes.litert.flatbuffer import shorten_names
+from dlmo.runtimes.litert.interpreter import Runner, predict
+from dlmo.strategy.optimize import Options, compress, optimize, study
+from dlmo.strategy.own import Request, open_source, take_in
+from dlmo.techniques.fake_quantization import fold_batch_norm
+
+CODE = Path(__file__).with_name("own_code.py")
+# Nothing on the list of common ones.
+MEAN, STD = 0.3, 0.4
+
+
+def own_code():
+    spec = importlib.util.spec_from_file_location("own_code", CODE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def trained(digits):
+    """The user's network, trained in the user's own way on pixels of mean 0.3 and deviation 0.4."""
+    torch.manual_seed(0)
+    network = own_code().small()
+    images = (torch.from_numpy(digits.train.images).permute(0, 3, 1, 2).float() / 255 - MEAN) / STD
+    labels = torch.from_numpy(digits.train.labels)
+    optimizer = torch.optim.Adam(network.parameters(), 2e-3)
+    for _ in range(3):
+        for chosen in torch.randperm(len(labels)).split(64):
+            optimizer.zero_grad()
+            F.cross_entropy(network(images[chosen]), labels[chosen]).backward()
+            optimizer.step()
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def weights(trained, tmp_path_factory):
+    """A checkpoint as DataParallel training scripts write it."""
+    path = tmp_path_factory.mktemp("weights") / "my best model.pt"
+    torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in trained.state_dict().items()}}, path)
+    return path
+
+
+def taken(digits, model, network=None, mean=None, std=None):
+    request = Request(str(model), network, mean, std)
+    return take_in(open_source(request), request, digits, "auto", SilentProgress())
+
+
+def scores(module, split) -> np.ndarray:
+    inputs = (torch.from_numpy(split.images).permute(0, 3, 1, 2).float() - 128) / 128
+    with torch.inference_mode():
+        return module.eval()(inputs).numpy()
+
+
+def wanted_scores(trained, split) -> np.ndarray:
+    with torch.inference_mode():
+        return trained((torch.from_numpy(split.images).permute(0, 3, 1, 2).float() / 255 - MEAN) / STD).numpy()
+
+
+def test_weights_with_own_code_compute_what_they_did(trained, weights, digits):
+    own = taken(digits, weights, f"{CODE}:small", "0.3", "0.4")
+    assert own.name == "own:my_best_model"
+    assert own.post_training_only is None
+    assert np.allclose(scores(own.module, digits.test), wanted_scores(trained, digits.test), atol=1e-3)
+    right = (wanted_scores(trained, digits.validation).argmax(1) == digits.validation.labels).mean()
+    assert f"{100 * right:.1f} % right on 288" in own.notes[-1]
+
+
+@pytest.mark.parametrize("prefix", ["", "model.", "_orig_mod.module."])
+def test_prefixes_and_safetensors(prefix, trained, digits, tmp_path):
+    state = {prefix + name: tensor for name, tensor in trained.state_dict().items() if "num_batches" not in name}
+    save_file(state, tmp_path / "w.safetensors")
+    own = taken(digits, tmp_path / "w.safetensors", f"{CODE}:ten", "0.3", "0.4")
+    assert np.allclose(scores(own.module, digits.test), wanted_scores(trained, digits.test), atol=1e-3)
+
+
+def test_a_registry_network(digits, tmp_path):
+    from dlmo.networks import build
+
+    network = build("resnet8@0.25", classes=10, input_shape=(16, 16, 1)).eval()
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    own = taken(digits, tmp_path / "w.pth", "ResNet8@0.250", "dlmo")
+    assert np.allclose(scores(own.module, digits.test), scores(network, digits.test), atol=1e-4)
+    assert "no better than always answering" in own.notes[-1], "untrained, so at chance"
+
+
+def test_the_fingerprint_follows_weights_and_normalization(weights, digits, trained, tmp_path):
+    base = taken(digits, weights, f"{CODE}:small", "0.3", "0.4").fingerprint
+    assert taken(digits, weights, f"{CODE}:small", "0.3", "0.4").fingerprint == base
+    assert taken(digits, weights, f"{CODE}:small", "0.3", "0.5").fingerprint != base
+    state = {name: tensor + 1 if name == "linear.bias" else tensor for name, tensor in trained.state_dict().items()}
+    torch.save(state, tmp_path / "other.pt")
+    assert taken(digits, tmp_path / "other.pt", f"{CODE}:small", "0.3", "0.4").fingerprint != base
+
+
+class Expects(torch.nn.Module):
+    """The trained network, rewritten to want other pixel values than its own."""
+
+    def __init__(self, network, normalization):
+        super().__init__()
+        self.network = network
+        self.mean = float(np.mean(normalization.mean))
+        self.std = float(np.mean(normalization.std))
+
+    def forward(self, x):
+        return self.network((x * self.std + self.mean - MEAN) / STD)
+
+
+@pytest.mark.parametrize("name", ["pixels", "imagenet", "dlmo"])
+def test_the_normalization_is_inferred(name, trained, digits):
+    """dlmo and half differ by half a pixel level: either may win."""
+    source = Source("own:x", lambda classes, shape, stem: Expects(trained, KNOWN[name]).eval(), "x", 1)
+    own = take_in(source, Request("x"), digits, "auto", SilentProgress())
+    assert own.notes[0].startswith("normalization inferred on 288 validation images: "), own.notes[0]
+    right = (wanted_scores(trained, digits.test).argmax(1) == digits.test.labels).mean()
+    assert (scores(own.module, digits.test).argmax(1) == digits.test.labels).mean() > right - 0.01
+
+
+def test_swapped_colours():
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    pixels = torch.randint(0, 256, (2, 3, 8, 8)).float()
+    for bgr in (False, True):
+        normalization = Normalization((0.1, 0.2, 0.3), (0.5, 0.6, 0.7), bgr)
+        seen = pixels.flip(1) if bgr else pixels
+        mean, std = (torch.tensor(v)[:, None, None] for v in (normalization.mean, normalization.std))
+        wanted = network((seen / 255 - mean) / std)
+        assert torch.allclose(normalized(network, normalization, 3)((pixels - 128) / 128), wanted, atol=1e-5)
+
+
+def test_the_normalized_file_is_one_delegated_part_in_float_and_int8(weights, digits):
+    from dlmo.runtimes.litert.quantize import static_int8
+
+    own = taken(digits, weights, f"{CODE}:small", "0.3", "0.4")
+    content = convert(fold_batch_norm(own.module), (16, 16, 1))
+    quantized = static_int8(content, digits.train.images[:100])
+    assert Runner(content).delegation() == Runner(quantized).delegation() == (1, 1.0)
+    answers = [predict(file, digits.test.images).argmax(1) for file in (content, quantized)]
+    assert (answers[0] == answers[1]).mean() > 0.97
+
+
+def test_compress_to_int8_and_through_everything(weights, digits, tmp_path, shared_store):
+    """The two recipes that the tool promises for any network; both start from the same weights."""
+    found = {}
+    for recipe in ("int8", "prune_channels(0.5) > qat > int8"):
+        options = Options(epochs=3, out=tmp_path / "out", store=shared_store)
+        run = compress(
+            weights, "digits", recipe=recipe, network=f"{CODE}:small", mean="0.3", std="0.4", options=options
+        )
+        plain, compressed = run.results
+        assert (plain.setup, plain.epochs) == ("NQ", 0)
+        assert run.choice.result is compressed
+        assert compressed.partitions == 1 and not compressed.float_operators
+        assert compressed.accuracy > plain.accuracy - 0.05
+        assert (tmp_path / "out" / "model.tflite").stat().st_size == compressed.size_bytes
+        document = json.loads((tmp_path / "out" / "results.json").read_text())
+        assert document["choice"]["recipe"] == f"own:my_best_model > {recipe}"
+        assert any("as given" in note for note in document["notes"])
+        found[recipe] = compressed
+    assert found["prune_channels(0.5) > qat > int8"].size_bytes < 0.6 * found["int8"].size_bytes
+    assert found["prune_channels(0.5) > qat > int8"].macs < 0.35 * found["int8"].macs
+
+
+def test_study_and_optimize_start_from_the_model(weights, shared_store):
+    arguments = {"model": weights, "network": [f"{CODE}:small"], "mean": "0.3", "std": "0.4"}
+    options = Options(time=None, epochs=1, store=shared_store)
+    run = study("digits", setup=["F16"], recipe=["dynamic_int8"], options=options, **arguments)
+    assert [result.recipe for result in run.results] == [
+        "own:my_best_model > float16", "own:my_best_model > dynamic_int8",
+    ]  # fmt: skip
+    assert f"--network {CODE}:small" in run.title
+
+
+@pytest.fixture
+def float_file(trained, tmp_path):
+    """As another tool may have written it: its own normalization, no names left."""
+    path = tmp_path / "bought.tflite"
+    path.write_bytes(shorten_names(convert(fold_batch_norm(trained), (16, 16, 1))))
+    return path
+
+
+def test_a_float_tflite_goes_through_post_training_setups(float_file, trained, digits, shared_store):
+    options = Options(epochs=1, store=shared_store)
+    run = optimize("digits", model=float_file, mean="0.3", std="0.4", options=options)
+    assert [result.setup for result in run.results] == ["NQ", "BLQ", "FIQ", "F16"]
+    right = (wanted_scores(trained, digits.test).argmax(1) == digits.test.labels).mean()
+    assert run.results[0].accuracy == pytest.approx(right, abs=0.003)
+    for result in run.results:
+        # The int8 kernels leave out the average pooling of this code, with or without our layer in front.
+        assert result.delegated == 1 or result.setup == "FIQ"
+        assert result.accuracy > right - 0.03, result.setup
+    with pytest.raises(UserError, match='"qat" trains the network further.*a .tflite file holds no trainable'):
+        compress(float_file, "digits", recipe="qat > int8", mean="0.3", std="0.4", options=options)
+
+
+def test_code_that_cannot_be_traced_is_still_converted(digits):
+    own = taken(digits, f"{CODE}:branching", mean="half")
+    assert "cannot be traced" in own.post_training_only
+    content = convert(fold_batch_norm(own.module), (16, 16, 1))
+    images = digits.test.images[:20]
+    assert np.allclose(predict(content, images), scores(own.module, digits.test.take(np.arange(20))), atol=1e-3)
+
+
+class Malicious:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.mark}",)
+
+
+def test_a_pickle_with_code_is_refused_and_nothing_runs(tmp_path):
+    mark = tmp_path / "ran"
+    torch.save({"state_dict": Malicious(mark)}, tmp_path / "zip.pt")
+    torch.save({"state_dict": Malicious(mark)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    (tmp_path / "bare.pth").write_bytes(pickle.dumps(Malicious(mark)))
+    for name in ("zip.pt", "old.pt", "bare.pth"):
+        with pytest.raises(UserError, match="could run code"):
+            open_source(Request(str(tmp_path / name), "resnet8"))
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "whole.pt")  # a whole network is code too
+    with pytest.raises(UserError, match="could run code"):
+        open_source(Request(str(tmp_path / "whole.pt"), f"{CODE}:small"))
+    assert not mark.exists()
+    pickle.loads(pickle.dumps(Malicious(mark)))
+    assert mark.exists(), "the test's own charge works"
+
+
+def test_what_does_not_fit_is_named(weights, trained, digits, tmp_path):
+    with pytest.raises(UserError, match="missing: stem.conv.weight, .*unexpected: conv1.weight"):
+        taken(digits, weights, "resnet8")
+    state = dict(trained.state_dict())
+    state["layer1.conv1.weight"] = state["layer1.conv1.weight"][:8]
+    torch.save(state, tmp_path / "cut.pt")
+    with pytest.raises(UserError, match=r"another shape: layer1.conv1.weight \(8x16x3x3 in the file, 16x16x3x3"):
+        taken(digits, tmp_path / "cut.pt", f"{CODE}:small")
+    torch.save(own_code().three().state_dict(), tmp_path / "three.pt")
+    with pytest.raises(UserError, match="scores 3 classes, but the data has 10"):
+        taken(digits, tmp_path / "three.pt", f"{CODE}:small")
+    with pytest.raises(UserError, match="scores 3 classes, but digits has 10"):
+        taken(digits, f"{CODE}:three")
+
+
+@pytest.mark.parametrize(
+    "model, network, message",
+    [
+        (f"{CODE}:smal", None, "has no function smal; it has"),
+        (f"{CODE}:not_a_network", None, "returns a int"),
+        (f"{CODE}:broken", None, "does not make a network: KeyError"),
+        (f"{CODE}", None, "name the function"),
+        (f"{CODE}:small", "resnet8", "is a network already"),
+        ("nowhere.py:small", None, "there is no file"),
+        ("nowhere.pt", "resnet8", "there is no file"),
+        ("nowhere.tflite", None, "cannot read the model"),
+        ("net.onnx", None, "reads no ONNX"),
+        ("net.pt2", None, "can run code"),
+        ("net.bin", None, "give file.py:FUNCTION"),
+    ],
+)
+def test_mistakes_are_named_before_data_is_read(model, network, message):
+    with pytest.raises(UserError, match=message):
+        open_source(Request(model, network))
+
+
+def test_weights_need_a_network(weights, tmp_path):
+    with pytest.raises(UserError, match="add --network"):
+        open_source(Request(str(weights)))
+    with pytest.raises(UserError, match="did you mean"):
+        open_source(Request(str(weights), "resnett8"))
+    (tmp_path / "junk.pt").write_bytes(b"junk")
+    (tmp_path / "junk.safetensors").write_bytes(b"junk")
+    for name in ("junk.pt", "junk.safetensors"):
+        with pytest.raises(UserError, match=name):
+            open_source(Request(str(tmp_path / name), "resnet8"))
+
+
+def test_mean_and_std():
+    assert parse(None, None) is None
+    assert parse("imagenet", None) == KNOWN["imagenet"]
+    assert parse("0.5", "0.25") == Normalization((0.5,), (0.25,))
+    assert parse("0.1,0.2, 0.3", "1 1 1") == Normalization((0.1, 0.2, 0.3), (1.0, 1.0, 1.0))
+    for mean, std in (("0.5", None), (None, "0.5"), ("0.1,0.2", "1"), ("x", "1"), ("0.5", "0")):
+        with pytest.raises(UserError, match="--mean|--std"):
+            parse(mean, std)

@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+
+from dlmo.runtimes.litert import flatbuffer
+from dlmo.runtimes.litert.interpreter import Runner
+from dlmo.study import int8_repair
+from dlmo.study.conversion import float_content
+from dlmo.study.recipe import parse
+from dlmo.study.results import Repair
+from dlmo.study.stages import NetworkPlan, load_network, make_artifact, train
+from dlmo.training.schedule import Schedule
+
+ONE_EPOCH = Schedule(1, 32, 0.05, 0.1)
+PLAN = NetworkPlan(ONE_EPOCH, ONE_EPOCH, Schedule(1, 32, 0.01, 0.1, clip_norm=1.0))
+
+
+@pytest.mark.parametrize("steps", ["int8", "qat > int8"])
+def test_mobilenet_v3_is_one_int8_partition(workspace, steps):
+    artifact = make_artifact(workspace, parse(f"mobilenet_v3_small@0.5 > {steps}"), PLAN, 0)
+    content = artifact.content()
+    assert Runner(content).delegation() == (1, 1.0)
+    assert flatbuffer.facts(content).float_operators == ()
+
+
+def test_the_first_rung_is_enough_for_a_plain_network(workspace):
+    repair = make_artifact(workspace, parse("resnet8@0.5 > int8"), PLAN, 0).repair()
+    assert repair.rung == "min/max ranges" and repair.words() == ""
+
+
+def test_a_rung_that_loses_accuracy_is_followed_by_the_next(workspace, monkeypatch):
+    """A range that clips everything away stands for a network that plain ranges break."""
+    monkeypatch.setattr(int8_repair, "RUNGS", {"broken": lambda values: (0.0, 1e-3)} | int8_repair.RUNGS)
+    network = load_network(workspace, train(workspace, "resnet8@0.5", PLAN, 0))
+    content = float_content(network, workspace.dataset, False)
+    calibration = workspace.dataset.train.images[:50]
+    file, repair = int8_repair.repaired_int8(content, workspace.dataset, calibration)
+    assert repair.rung == "min/max ranges"
+    assert list(repair.lost) == ["broken", "min/max ranges"]
+    assert repair.lost["broken"] > 0.005 >= repair.lost["min/max ranges"]
+    assert "broken lost" in repair.words()
+    assert np.dtype(Runner(file).input["dtype"]) == np.int8
+
+
+def test_other_precisions_need_no_repair(workspace):
+    assert make_artifact(workspace, parse("resnet8@0.5 > float16"), PLAN, 0).repair() is None
+
+
+def test_words_name_the_rung_and_what_was_tried():
+    repair = Repair("99.9 % ranges", {"min/max ranges": 0.021, "99.9 % ranges": 0.004}, 500)
+    expected = "99.9 % ranges (min/max ranges lost 2.1, 99.9 % ranges lost 0.4 points on 500 validation images)"
+    assert repair.words() == expected

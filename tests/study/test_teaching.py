@@ -1,0 +1,162 @@
+"""Recipes with a teacher, from text to trained networks in the store."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dlmo import networks
+from dlmo.errors import UserError
+from dlmo.strategy.plan import _Cost, _seconds, schedules
+from dlmo.study import stages
+from dlmo.study.recipe import parse
+from dlmo.study.stages import Trained, check_teaching, load_network, train, train_further, trainings_of
+from dlmo.study.store import Store
+from dlmo.study.teaching import check_maps
+
+PLAN = schedules(64, 16, 2)
+STUDENT = "resnet8@0.25"
+
+
+@pytest.fixture
+def few(workspace, tmp_path):
+    """64 digits and a store of its own."""
+    data = workspace.dataset
+    count = np.arange(64)
+    small = replace(data, train=data.train.take(count), validation=data.validation.take(count), fingerprint="64 digits")
+    return replace(workspace, dataset=small, store=Store(tmp_path / "store"))
+
+
+def run(workspace, text, plan=PLAN, seed=0) -> Trained:
+    recipe = parse(f"{STUDENT} > {text}")
+    check_teaching(workspace, recipe)
+    trained = train(workspace, recipe.network, plan, seed, recipe.kd)
+    for step in recipe.further_trainings:
+        trained = train_further(workspace, trained, step, plan, seed, recipe.kd)
+    return trained
+
+
+def made(workspace, stage):
+    folder = workspace.store.root / stage
+    return {path.name for path in folder.iterdir()} if folder.exists() else set()
+
+
+def test_the_teacher_is_trained_once_and_is_a_plain_network_like_any_other(few):
+    teacher = train(few, "resnet8", PLAN, 0)
+    first = run(few, "kd(resnet8)")
+    assert made(few, "train") == {teacher.key, first.key}
+    second = run(few, "kd(resnet8)", seed=1)
+    assert made(few, "train") == {teacher.key, first.key, second.key}, "all seeds have one teacher"
+    assert first.epochs == 2
+    assert first.seconds > sum(epoch.seconds for epoch in first.curve()), "its teacher's time counts too"
+
+
+def test_all_further_steps_keep_the_teacher_and_its_answers(few):
+    trained = run(few, "kd(resnet8) > prune > qat > int8")
+    assert trained.fake_quantized and trained.sparsity > 0.7
+    assert len(made(few, "technique")) == 2
+    # Two epochs go through one view; pruning and QAT need no other.
+    assert len(made(few, "answers")) == 1
+    run(few, "kd(resnet8, loss=dkd) > float32")
+    assert len(made(few, "answers")) == 1, "another loss and student asks for the same answers"
+    plain = parse(f"{STUDENT} > prune > qat > int8")
+    distilled = parse(f"{STUDENT} > kd(resnet8) > prune > qat > int8")
+    without = {training.key for training in trainings_of(few, plain, PLAN, 0)}
+    with_teacher = [training.key for training in trainings_of(few, distilled, PLAN, 0)]
+    assert not without & set(with_teacher)
+    assert with_teacher[-1] == trained.key
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "kd(resnet8, loss=dkd, standardize=true) > float32",
+        "kd(wide_resnet_10_1, loss=hint) > qat > int8",
+        "kd(resnet8, scheme=online) > prune > float32",
+        "kd(self, loss=shallow) > qat > int8",
+        "kd(self, generations=2) > float32",
+    ],
+)
+def test_every_scheme_runs_through_the_store(text, few):
+    trained = run(few, text)
+    recipe = parse(f"{STUDENT} > {text}")
+    expected = trainings_of(few, recipe, PLAN, 0)
+    assert expected[-1].key == trained.key
+    assert all(few.store.finished(training.stage, training.key) for training in expected)
+    assert len(made(few, "train")) + len(made(few, "technique")) == len(expected), "and nothing else was trained"
+    again = run(few, text)
+    assert again == trained
+
+
+def test_a_peer_goes_on_as_the_teacher(few):
+    student = run(few, "kd(resnet8, scheme=online)")
+    peer = load_network(few, stages._peer(student))
+    assert len(peer.state_dict()) and stages._peer(student).network == "resnet8"
+
+
+def test_keys_change_with_what_changes_the_student(few):
+    def key(text, seed=0, plan=PLAN):
+        return trainings_of(few, parse(f"{STUDENT} > {text}"), plan, seed)[-1].key
+
+    assert key("kd") == key("kd(resnet56)") == key("kd(weight=0.9, temperature=4)") == key("kd(views=1)")
+    texts = ["kd", "kd(resnet8)", "kd(weight=0.5)", "kd(views=0)", "kd(loss=dkd)", "kd(self)", "kd(standardize=true)",
+             "kd(self, generations=2)", "kd(scheme=online)", "float32", "kd > prune", "prune"]  # fmt: skip
+    keys = [key(text) for text in texts] + [key("kd", seed=1), key("kd", plan=schedules(64, 16, 3))]
+    assert len(set(keys)) == len(keys)
+
+
+def test_a_teacher_from_a_file(few):
+    teacher = train(few, "resnet8", PLAN, 3)
+    path = teacher.folder / "weights.safetensors"
+    student = run(few, f"kd({path})")
+    assert made(few, "train") == {teacher.key, student.key}
+    with pytest.raises(UserError, match="classes 0, 1.* not a, b"):
+        other = replace(few, dataset=replace(few.dataset, classes=tuple("abcdefghij")))
+        check_teaching(other, parse(f"{STUDENT} > kd({path})"))
+    larger = replace(few.dataset.preprocessing, height=24, width=24)
+    with pytest.raises(UserError, match="input shape 16, 16, 1, not 24, 24, 1"):
+        check_teaching(
+            replace(few, dataset=replace(few.dataset, preprocessing=larger)), parse(f"{STUDENT} > kd({path})")
+        )
+
+
+def test_files_that_are_no_teacher(few, tmp_path):
+    from dlmo.training import checkpoint
+
+    broken, foreign = tmp_path / "broken.safetensors", tmp_path / "foreign.safetensors"
+    broken.write_bytes(b"not weights at all")
+    checkpoint.save(foreign, {"weight": torch.zeros(2)}, {})
+    missing = tmp_path / "missing.safetensors"
+    for path, message in ((broken, "no .safetensors file"), (foreign, "no float network"), (missing, "cannot read")):
+        with pytest.raises(UserError, match=message):
+            check_teaching(few, parse(f"{STUDENT} > kd({path})"))
+
+
+def test_maps_that_do_not_fit_are_refused():
+    shape = (16, 16, 1)
+    flat = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+    teacher = networks.build("resnet8", classes=10, input_shape=shape)
+    with pytest.raises(UserError, match="share 1 sizes of feature maps .16x16 and 16x16, 8x8, 4x4., 2 needed"):
+        check_maps(parse("resnet8 > kd(loss=gram)").kd, flat, teacher, shape)
+    with pytest.raises(UserError, match="shrinks its feature map"):
+        check_maps(parse("resnet8 > kd(self, loss=shallow)").kd, flat, None, shape)
+    check_maps(parse("resnet8 > kd(loss=hint)").kd, flat, teacher, shape)
+
+
+def test_the_plan_counts_the_teacher_and_its_answers():
+    plan = replace(schedules(8_000, 16, 40), epoch_seconds=3.0, teacher_seconds={"resnet56": 9.0})
+    kd, live, online = (parse(f"resnet20 > kd({text})").kd for text in ("resnet56", "views=0", "scheme=online"))
+    assert plan.seconds_of(None) == 120
+    assert plan.teacher_training_seconds("resnet56") == 360
+    # Answering costs a third of a training step: 3 s for each of 10 views, or in each of 40 epochs.
+    assert plan.seconds_of(None, kd) == 120 + 10 * 3
+    assert plan.seconds_of(None, live) == 120 + 40 * 3
+    assert plan.seconds_of(None, online) == 120 + 40 * 9
+    shared = {"resnet56": 9.0}
+    cost = _Cost(3.0, 0.0, ((None, kd),), files=0, per_file=0.0, teachers=shared)
+    two = {"resnet20": cost, "resnet8": cost}
+    assert _seconds(two, plan, seeds=2) == 360 + 2 * 2 * 150, "one teacher for both networks and all seeds"
+    together = two | {"resnet56": _Cost(9.0, 0.0, ((None, None),), files=0, per_file=0.0)}
+    assert _seconds(together, plan, seeds=1) == 2 * 150 + 360

@@ -1,0 +1,220 @@
+"""The techniques inside the training loop: what is trained, what is dropped, and that a killed training goes on."""
+
+import copy
+import functools
+
+import numpy as np
+import pytest
+import torch
+
+from dlmo import networks
+from dlmo.techniques.distillation.losses import loss_of
+from dlmo.techniques.distillation.offline import FromAnswers, FromMaps, LiveTeacher, StoredTeacher, answers_to_view
+from dlmo.techniques.distillation.online import MutualLearning
+from dlmo.techniques.distillation.settings import settings_of
+from dlmo.techniques.distillation.within import DeepestToShallow
+from dlmo.techniques.fake_quantization import QuantizationAwareTraining
+from dlmo.techniques.pruning import GradualMagnitudePruning, sparsity_of
+from dlmo.techniques.technique import Batch, Chain, Technique
+from dlmo.training import loop
+from dlmo.training.augmentation import augment, numbers_of_view
+from dlmo.training.device import Device
+from dlmo.training.schedule import Augmentation, Schedule
+
+CPU = Device("cpu", None)
+PLAIN = Augmentation(flip=False, shift=1, cutout=0, lighting=0.0)
+SHAPE = (16, 16, 1)
+
+
+def build(name, seed=0):
+    torch.manual_seed(seed)
+    return networks.build(name, classes=10, input_shape=SHAPE)
+
+
+def images(digits, count=96):
+    return digits.train.take(np.arange(count))
+
+
+def fit(digits, technique, *, name="resnet8@0.25", epochs=2, count=96, seed=0, **arguments):
+    schedule = Schedule(epochs, batch_size=32, learning_rate=0.05, warmup=0.2)
+    few = digits.validation.take(np.arange(32))
+    train = images(digits, count)
+    return loop.train(build(name, seed), train, few, schedule, PLAIN, CPU, seed, technique=technique, **arguments)
+
+
+def offline(digits, loss, teacher="resnet8@0.5"):
+    settings = settings_of(loss, "offline", {})
+    live = LiveTeacher(build(teacher, 1), CPU)
+    chosen = loss_of(loss, settings)
+    if loss == "kd":
+        answers = StoredTeacher(functools.partial(answers_to_view, live, images(digits), PLAIN), CPU)
+        return FromAnswers(chosen, settings["labels"], settings["weight"], answers, views=2)
+    return FromMaps(chosen, settings["labels"], settings["weight"], live, SHAPE)
+
+
+def online(digits):
+    settings = settings_of("kd", "online", {})
+    return MutualLearning(loss_of("kd", settings), 1, 1, build("resnet8@0.5", 1), CPU)
+
+
+SCHEMES = {
+    "kd": lambda digits: offline(digits, "kd"),
+    "hint": lambda digits: offline(digits, "hint"),
+    "gram": lambda digits: offline(digits, "gram"),
+    "rkd": lambda digits: offline(digits, "rkd"),
+    "projector": lambda digits: offline(digits, "projector"),
+    "attention": lambda digits: offline(digits, "attention"),
+    "online": online,
+    "shallow": lambda digits: DeepestToShallow(1, 1, 0.3, 3, 10, SHAPE),
+}
+
+
+def weights(network):
+    return list(network.state_dict().values())
+
+
+def same(first, second):
+    return all(torch.equal(a, b) for a, b in zip(weights(first), weights(second)))
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_a_killed_training_goes_on_to_the_same_network(name, digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_CHECKPOINT_SECONDS", 0.0)
+    undisturbed = fit(digits, SCHEMES[name](digits))
+    path = tmp_path / "checkpoint.safetensors"
+
+    class Killed(Exception):
+        pass
+
+    def kill(share):
+        if share > 0.6:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(digits, SCHEMES[name](digits), checkpoint_path=path, progress=kill)
+    shares = []
+    resumed = fit(digits, SCHEMES[name](digits), checkpoint_path=path, progress=shares.append)
+    assert shares[0] > 0.5, "the first epoch was not trained again"
+    assert same(undisturbed.network, resumed.network)
+    assert not same(undisturbed.network, fit(digits, None).network)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_the_student_is_a_plain_network_afterwards(name, digits):
+    student = fit(digits, SCHEMES[name](digits), epochs=1, count=32).network
+    assert student.state_dict().keys() == build("resnet8@0.25").state_dict().keys()
+    assert not any(module._forward_hooks for module in student.modules())
+
+
+def test_the_teacher_stays_as_it_is(digits):
+    teacher = build("resnet8@0.5", 1)
+    before = copy.deepcopy(teacher)
+    settings = settings_of("attention", "offline", {})
+    fit(digits, FromMaps(loss_of("attention", settings), 1, 1000, LiveTeacher(teacher, CPU), SHAPE), epochs=1)
+    assert same(before, teacher) and not teacher.training
+
+
+def test_the_peer_learns_too(digits):
+    technique = online(digits)
+    before = copy.deepcopy(technique.peer)
+    fit(digits, technique, epochs=1)
+    assert not same(before, technique.peer)
+
+
+def batch_of(logits, labels, inputs):
+    return Batch(
+        inputs, labels, torch.arange(len(labels)), None, lambda z: torch.nn.functional.cross_entropy(z, labels)
+    )
+
+
+def test_in_mutual_learning_each_learns_by_its_own_loss():
+    student, inputs, labels = build("resnet8@0.25"), torch.randn(4, 1, 16, 16), torch.tensor([0, 1, 2, 3])
+    loss = loss_of("kd", settings_of("kd", "online", {}))
+    technique = MutualLearning(loss, 1.0, 0.5, build("resnet8@0.25", 1), CPU)
+    peer = technique.peer.eval()
+    logits = student.eval()(inputs)
+    batch = batch_of(logits, labels, inputs)
+    technique.loss(batch, logits, batch.task_loss(logits)).backward()
+    for network, other in ((student, peer), (peer, student)):
+        own = copy.deepcopy(network)
+        own.zero_grad()
+        answer = own(inputs)
+        (batch.task_loss(answer) + 0.5 * loss(answer, other(inputs).detach(), labels)).backward()
+        for found, expected in zip(network.parameters(), own.parameters()):
+            assert torch.allclose(found.grad, expected.grad, atol=1e-6)
+
+
+def test_shallow_classifiers_learn_from_labels_and_from_the_deepest_one():
+    network, inputs, labels = build("resnet8@0.25").eval(), torch.randn(4, 1, 16, 16), torch.tensor([0, 1, 2, 3])
+    technique = DeepestToShallow(1.0, 2.0, 0.3, 3.0, 10, SHAPE)
+    technique.begin(network, 1)
+    heads = technique.extra().eval()
+    assert len(heads) == 2
+    maps = {}
+    for index, module in enumerate((network.blocks[0], network.blocks[1])):
+        module.register_forward_hook(lambda module, inputs, output, index=index: maps.update({index: output}))
+    logits = network(inputs)
+    batch = batch_of(logits, labels, inputs)
+    found = technique.loss(batch, logits, batch.task_loss(logits))
+    expected = batch.task_loss(logits)
+    soft = loss_of("kd", {"temperature": 3.0})
+    for index, head in enumerate(heads):
+        answer = head(maps[index])
+        expected = expected + 2 * (0.7 * batch.task_loss(answer) + 0.3 * soft(answer, logits, labels))
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_stored_answer_is_the_teachers_answer_to_the_image_the_student_sees(digits):
+    live = LiveTeacher(build("resnet8@0.5", 1), CPU)
+    few = images(digits, 64)
+    stored = StoredTeacher(functools.partial(answers_to_view, live, few, PLAIN), CPU)
+    seen = []
+
+    class Compare(Technique):
+        views = 2
+
+        def loss(self, batch, logits, loss):
+            assert torch.allclose(stored(batch), live(batch.inputs), atol=1e-2)
+            seen.append(batch.view)
+            return loss
+
+    fit(digits, Compare(), epochs=3, count=64)
+    assert seen == [0, 0, 1, 1, 0, 0]
+
+
+def test_a_view_is_the_same_in_every_order_and_another_view_is_not(digits):
+    pixels = torch.from_numpy(images(digits, 40).images)
+    numbers, order = numbers_of_view(40, 3), torch.randperm(40)
+    everything = Augmentation(flip=True, shift=2, cutout=3, lighting=0.2)
+    view = augment(pixels, everything, numbers)
+    assert torch.equal(augment(pixels[order], everything, numbers[order]), view[order])
+    assert not torch.equal(augment(pixels, everything, numbers_of_view(40, 4)), view)
+
+
+def test_distilling_while_pruning_and_while_quantizing(digits):
+    pruned = fit(digits, Chain(GradualMagnitudePruning(0.5, 4), offline(digits, "hint"))).network
+    assert sparsity_of(pruned) == pytest.approx(0.5, abs=0.01)
+    technique = Chain(QuantizationAwareTraining(), offline(digits, "attention"))
+    distilled, plain = fit(digits, technique, epochs=1), fit(digits, QuantizationAwareTraining(), epochs=1)
+    assert distilled.network.state_dict().keys() == plain.network.state_dict().keys()
+    assert not same(distilled.network, plain.network)
+
+
+def test_a_student_learns_more_with_a_teacher_in_as_many_updates(digits):
+    """Two epochs on the digits; the teacher is wider, saw the same images and had four."""
+    teacher = loop.train(
+        build("resnet8@0.5", 9), digits.train, digits.validation, Schedule(4, 32, 0.1, 0.2), PLAIN, CPU, seed=9
+    ).network
+    live = LiveTeacher(teacher, CPU)
+
+    def wrong(technique, seed):
+        schedule = Schedule(2, 32, 0.1, 0.2)
+        student = build("resnet8@0.25", seed)
+        taught = loop.train(
+            student, digits.train, digits.validation, schedule, PLAIN, CPU, seed, technique=technique
+        ).network
+        return int((loop.predict(taught, digits.test, CPU).argmax(1) != digits.test.labels).sum())
+
+    settings = settings_of("dkd", "offline", {})
+    technique = FromAnswers(loss_of("dkd", settings), 1.0, 1.0, lambda batch: live(batch.inputs))
+    assert wrong(technique, 0) < wrong(None, 0)

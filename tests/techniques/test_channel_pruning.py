@@ -1,0 +1,183 @@
+"""Cutting channels: every family becomes a valid smaller network, and comes back from shapes and weights alone."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dlmo.data.dataset import Split
+from dlmo.errors import UserError
+from dlmo.networks import build
+from dlmo.networks.counting import count_module
+from dlmo.runtimes.litert.convert import convert
+from dlmo.runtimes.litert.interpreter import Runner
+from dlmo.techniques.channel_pruning import (
+    CRITERIA,
+    SCOPES,
+    Target,
+    cut,
+    epochs_of_rounds,
+    shapes_of,
+    train_in_rounds,
+    with_shapes,
+)
+from dlmo.techniques.fake_quantization import fold_batch_norm
+from dlmo.training.device import best_device
+from dlmo.training.loop import train
+from dlmo.training.schedule import Augmentation, Schedule
+
+HALF = Target(0.5, None, "magnitude", "global", 8)
+FAMILIES = ("vgg", "resnet8", "resnet50@0.125", "wide_resnet_10_1", "mobilenet_v1@0.25", "mobilenet_v2@0.25",
+            "mobilenet_v3_small@0.5")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def images():
+    random = np.random.default_rng(0)
+    return Split(random.integers(0, 256, (96, 16, 16, 3), np.uint8), np.arange(96) % 4, ("",) * 96)
+
+
+def network(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return build(name, classes=4, input_shape=(16, 16, 3)).eval()
+
+
+def macs(module: nn.Module) -> int:
+    return count_module(module, (16, 16, 3)).macs
+
+
+def convolutions(module: nn.Module) -> list[nn.Conv2d]:
+    return [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_becomes_a_smaller_network(name, images):
+    original = network(name)
+    smaller = cut(original, original, HALF, images)
+    assert macs(smaller) < 0.5 * macs(original)
+    assert smaller(torch.rand(2, 3, 16, 16)).shape == (2, 4)
+    assert convolutions(smaller)[0].in_channels == 3
+    assert shapes_of(original, network(name)) == {}, "the original is left as it was"
+
+
+def test_half_the_channels_in_multiples_of_eight(images):
+    original = network("resnet20")
+    for scope in SCOPES:
+        smaller = cut(original, original, Target(0.5, None, "magnitude", scope, 8), images)
+        widths = [layer.out_channels for layer in convolutions(smaller)]
+        assert all(width % 8 == 0 for width in widths)
+        assert sum(widths) == pytest.approx(0.5 * sum(c.out_channels for c in convolutions(original)), rel=0.1)
+
+
+def test_narrow_layers_are_rounded_to_less(images):
+    original = network("resnet8@0.25")  # 8, 8 and 16 channels
+    smaller = cut(original, original, HALF, images)
+    assert {layer.out_channels for layer in convolutions(smaller)} <= {4, 8}
+
+
+@pytest.mark.parametrize("share", [0.6, 0.25])
+def test_a_share_of_the_macs(share, images):
+    original = network("mobilenet_v2@0.5")
+    smaller = cut(original, original, Target(0.5, share, "magnitude", "global", 8), images)
+    assert 0.85 * share < macs(smaller) / macs(original) <= share
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_the_weakest_channels_go(criterion, images):
+    """A channel that does nothing is worthless to every criterion."""
+    original = network("resnet8")
+    block = original.blocks[0]
+    dead = [0, 3, 5]
+    with torch.no_grad():
+        for layer in (block.first.conv, block.first.norm):
+            layer.weight[dead] = 0
+        block.first.norm.bias[dead] = 0
+        block.second.conv.weight[:, dead] = 0
+    smaller = cut(original, original, Target(3 / 224, None, criterion, "global", 1), images)
+    assert smaller.blocks[0].first.conv.out_channels == 13
+    image = torch.rand(4, 3, 16, 16)
+    assert torch.allclose(smaller(image), original(image), atol=1e-5)
+
+
+def test_a_network_comes_back_from_shapes_and_weights(images):
+    original = network("mobilenet_v3_small@0.5")
+    smaller = cut(original, original, HALF, images)
+    again = with_shapes(network("mobilenet_v3_small@0.5"), shapes_of(smaller, original))
+    again.load_state_dict(smaller.state_dict())
+    image = torch.rand(2, 3, 16, 16)
+    assert torch.equal(again.eval()(image), smaller(image))
+    assert macs(again) == macs(smaller)
+    assert repr(again) == repr(smaller), "layers know their own widths"
+
+
+@pytest.mark.parametrize("name", ["wide_resnet_10_1", "mobilenet_v2@0.25"])
+def test_the_file_runs_in_one_part(name, images):
+    original = network(name)
+    smaller = cut(original, original, HALF, images)
+    runner = Runner(convert(fold_batch_norm(smaller), (16, 16, 3)))
+    assert runner.delegation() == (1, 1.0)
+    with torch.inference_mode():
+        wanted = smaller(torch.from_numpy((images.images[:4].astype(np.float32) - 128) / 128).permute(0, 3, 1, 2))
+    assert np.allclose(runner.run(runner.prepare(images.images[:4])), wanted.numpy(), atol=1e-3)
+
+
+def test_epochs_of_rounds():
+    assert epochs_of_rounds(20, 3) == [3, 3, 14]
+    assert epochs_of_rounds(4, 3) == [1, 1, 2]
+    assert epochs_of_rounds(2, 3) == [1, 1]
+    assert epochs_of_rounds(1, 1) == [1]
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_run_ends_with_the_same_network(images, tmp_path):
+    schedule = Schedule(3, 32, 0.05, 0.1)
+
+    def run(folder, die_in_training: int | None = None):
+        trainings = []
+
+        def fit(module, schedule, state, progress):
+            trainings.append(state)
+            if len(trainings) == die_in_training:
+                raise Killed
+            return train(
+                module, images, images, schedule, Augmentation(True, 1, 0, 0.0), best_device(), 0,
+                checkpoint_path=state, progress=progress,
+            )  # fmt: skip
+
+        folder.mkdir(exist_ok=True)
+        shares = []
+        done = train_in_rounds(network("resnet8@0.5"), HALF, 3, images, schedule, folder, fit, shares.append)
+        assert shares == sorted(shares) and shares[-1] == 1
+        return done
+
+    plain = run(tmp_path / "plain")
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", die_in_training=3)
+    resumed = run(tmp_path / "killed")
+    assert [epoch.epoch for epoch in plain.curve] == [1, 2, 3]
+    state = resumed.network.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in plain.network.state_dict().items())
+    assert not list((tmp_path / "plain").iterdir())
+
+
+class CountsItself(nn.Module):
+    """Code that holds its number of channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3, padding=1)
+        self.second = nn.Conv2d(16, 16, 3, padding=1)
+        self.classifier = nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = self.second(self.first(x).reshape(-1, 16, 16, 16))
+        return self.classifier(x.mean((2, 3)))
+
+
+def test_a_network_that_counts_on_its_width_is_refused(images):
+    original = CountsItself().eval()
+    with pytest.raises(UserError, match="prune_channels: the network's code"):
+        cut(original, original, Target(0.4, None, "magnitude", "layer", 1), images)
