@@ -74,10 +74,10 @@ def main() -> None:
         subprocess.run(["arm-none-eabi-ar", "rcs", library, *objects], check=True)
         first = RESOLVER_METHODS["CONV_2D"]
         base = _program_bytes(folder, library, [first], flags)
-        print(f"BASE_BYTES = {base}")
+        print(f"BASE_BYTES = {base:_}")
         for operator, method in RESOLVER_METHODS.items():
             if method != first:
-                print(f'    "{operator}": {_program_bytes(folder, library, [first, method], flags) - base},')
+                print(f'    "{operator}": {_program_bytes(folder, library, [first, method], flags) - base:_},')
         together = ["AddConv2D", "AddDepthwiseConv2D", "AddAdd", "AddPad", "AddMean", "AddFullyConnected"]
         print(f"# with {', '.join(together)}: {_program_bytes(folder, library, together, flags)} in all")
 
