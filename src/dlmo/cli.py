@@ -88,7 +88,7 @@ def optimize(
     service: Annotated[
         str, typer.Option(help="low: smallest file, mid: balance, high: accuracy; low and mid lose at most 1 point")
     ] = "mid",
-    max_size: Annotated[str | None, typer.Option(help="largest file: 100KB, 96KiB, 1.5MB")] = None,
+    max_size: Annotated[str | None, typer.Option(help="largest file (mcu and npu: flash): 100KB, 96KiB, 1.5MB")] = None,
     max_latency: Annotated[str | None, typer.Option(help="longest time for one image: 2ms")] = None,
     max_ram: Annotated[str | None, typer.Option(help="most memory: 256KB")] = None,
     min_accuracy: Annotated[float | None, typer.Option(help="least validation accuracy, 0 to 1")] = None,

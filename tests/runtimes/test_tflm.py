@@ -14,6 +14,7 @@ from dlmo.techniques.fake_quantization import fold_batch_norm
 
 pytest.importorskip("tflite_micro")
 from dlmo.runtimes.tflm import interpreter as tflm  # noqa: E402
+from dlmo.runtimes.tflm.flash import BASE_BYTES, KERNEL_BYTES, RESOLVER_METHODS, flash  # noqa: E402
 
 SHAPE = (16, 16, 3)
 
@@ -49,6 +50,20 @@ def test_int8_and_float_files_agree_with_litert(raw_file, int8_file, images):
     assert (ours.argmax(1) == micro.argmax(1)).mean() >= 0.95
 
 
+def test_int8_computes_what_the_reference_kernels_of_litert_do(int8_file, images):
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    reference = Interpreter(model_content=int8_file, experimental_op_resolver_type=OpResolverType.BUILTIN_REF)
+    reference.allocate_tensors()
+    runner = litert.Runner(int8_file)
+    scale, zero_point = runner.output["quantization"]
+    for image, micro in zip(runner.prepare(images), tflm.predict(int8_file, images)):
+        reference.set_tensor(runner.input["index"], image[None])
+        reference.invoke()
+        wanted = reference.get_tensor(runner.output["index"])[0].astype(int)
+        assert np.abs(np.round(micro / scale) + zero_point - wanted).max() <= 1
+
+
 def test_scores_do_not_depend_on_the_number_of_processes(int8_file, images):
     shares = []
     one = tflm.predict(int8_file, images, workers=1, progress=shares.append)
@@ -69,6 +84,24 @@ def test_the_arena_is_what_the_runtime_needs_to_the_byte(int8_file):
 def test_int8_needs_about_a_quarter_of_the_float_activations(raw_file, int8_file):
     in_float = tflm.arena(flatbuffer.shorten_names(raw_file))
     assert 3.5 < in_float.head / tflm.arena(int8_file).head <= 4.1
+
+
+def test_flash_is_the_model_with_the_kernels_it_needs(int8_file):
+    found = flash(int8_file)
+    assert found.model == len(int8_file) and found.unknown == ()
+    assert found.code == BASE_BYTES + sum(KERNEL_BYTES[name] for name in ("ADD", "PAD", "MEAN", "FULLY_CONNECTED"))
+    assert "estimated" in found.source
+    model = flatbuffer.read(int8_file)
+    for code in model.operatorCodes:
+        if flatbuffer.schema.BuiltinOperator.PAD in (code.builtinCode, code.deprecatedBuiltinCode):
+            code.builtinCode = code.deprecatedBuiltinCode = flatbuffer.schema.BuiltinOperator.MIRROR_PAD
+    other = flash(flatbuffer.write(model))
+    assert other.unknown == ("MIRROR_PAD",) and "without MIRROR_PAD" in other.source
+
+
+def test_every_operator_that_can_be_registered_has_its_size():
+    assert set(KERNEL_BYTES) | {"CONV_2D"} == set(RESOLVER_METHODS)
+    assert all(size > 0 for size in KERNEL_BYTES.values())
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,14 @@ def test_pareto_front_keeps_what_nothing_beats():
     assert pareto_front(tuple(ALL), "size_bytes") == [PRQ, FIQ, F16]
 
 
+def test_a_size_limit_is_about_flash_where_the_target_tells_it():
+    budget = make_budget("low", max_size="400")
+    assert pick([FIQ], budget) is FIQ
+    stored = replace(FIQ, flash_bytes=500, flash_source="estimated")
+    assert pick([stored], budget) is None
+    assert "500 bytes of flash (allowed 400)" in nearest([stored], budget)[0]
+
+
 def test_without_latency_ram_takes_its_place():
     budget = without_latency(make_budget("mid"), "mcu", None)
     untimed = {"latency_ms": None, "latency_p90_ms": None}

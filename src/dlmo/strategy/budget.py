@@ -17,8 +17,9 @@ class Budget:
     """Limits (None = no limit) and the goal within them.
 
     goal: `size` (smallest file), `balance` (see strategy.choose), `accuracy` (highest, then latency).
-    max_size, max_ram in bytes; max_latency_ms per image; min_accuracy 0 to 1; max_drop: how much accuracy, 0 to 1,
-    may be lost against the best network without any optimization (NQ). Accuracies are those on validation.
+    max_size (of the file, or of flash where the target tells that), max_ram in bytes; max_latency_ms per image;
+    min_accuracy 0 to 1; max_drop: how much accuracy, 0 to 1, may be lost against the best network without any
+    optimization (NQ). Accuracies are those on validation.
     service: the named budget this one started from. running_cost: what of a Result running it is judged by:
     `latency_ms`, or `ram_bytes` for a target that tells no latency.
     """
@@ -125,6 +126,11 @@ def parse_duration(option: str, text: str, default: str = "s") -> float:
     return seconds
 
 
+def stored_bytes(result: Result) -> int:
+    """What a size limit is about: flash where the target tells it, else the file."""
+    return result.size_bytes if result.flash_bytes is None else result.flash_bytes
+
+
 def shortfalls(result: Result, budget: Budget, reference: float) -> list[str]:
     """What a result lacks to meet the budget, in words; empty if it meets it. reference: NQ's accuracy, 0 to 1."""
     lacks = []
@@ -133,8 +139,9 @@ def shortfalls(result: Result, budget: Budget, reference: float) -> list[str]:
         lacks.append(f"loses {100 * (reference - accuracy):.1f} points (allowed {100 * budget.max_drop:g})")
     if budget.min_accuracy is not None and accuracy < budget.min_accuracy:
         lacks.append(f"accuracy {100 * accuracy:.1f} % (wanted {100 * budget.min_accuracy:g} %)")
-    if budget.max_size is not None and result.size_bytes > budget.max_size:
-        lacks.append(f"{result.size_bytes:,} bytes (allowed {budget.max_size:,})")
+    if budget.max_size is not None and stored_bytes(result) > budget.max_size:
+        kind = "bytes" if result.flash_bytes is None else "bytes of flash"
+        lacks.append(f"{stored_bytes(result):,} {kind} (allowed {budget.max_size:,})")
     if budget.max_latency_ms is not None and result.latency_ms is None:
         lacks.append("latency is not known")
     elif budget.max_latency_ms is not None and result.latency_ms > budget.max_latency_ms:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from dlmo.measure.statistics import PairedTest
-from dlmo.strategy.budget import RUNNING_COSTS, STUDY_ADVICE, Budget, shortfalls
+from dlmo.strategy.budget import RUNNING_COSTS, STUDY_ADVICE, Budget, shortfalls, stored_bytes
 from dlmo.study.recipe import parse
 from dlmo.study.results import Choice, Result, StepWorth
 
@@ -181,7 +181,7 @@ def _distance(result: Result, budget: Budget, reference: float) -> float:
     """How far over the limits, as a sum of relative excesses (a point of accuracy counts as 10 %)."""
     total = 0.0
     for limit, value in (
-        (budget.max_size, result.size_bytes),
+        (budget.max_size, stored_bytes(result)),
         (budget.max_latency_ms, result.latency_ms),
         (budget.max_ram, result.ram_bytes),
     ):

@@ -8,6 +8,7 @@ from dlmo.errors import UserError
 from dlmo.measure.targets import Measured
 from dlmo.progress import Progress
 from dlmo.runtimes.tflm import interpreter
+from dlmo.runtimes.tflm.flash import flash
 
 # The reference kernels in one process per core, two cores; depthwise convolutions take more, others less.
 _SECONDS_PER_MAC = 1e-9
@@ -41,7 +42,7 @@ class Microcontroller:
         found = []
         with progress.stage("count arena bytes") as update:
             for index, content in enumerate(contents):
-                arena = interpreter.arena(content)
+                arena, stored = interpreter.arena(content), flash(content)
                 found.append(
                     Measured(
                         ram_bytes=arena.total,
@@ -53,6 +54,8 @@ class Microcontroller:
                         partitions=0,
                         arena_head=arena.head,
                         arena_persistent=arena.persistent,
+                        flash_bytes=stored.total,
+                        flash_source=stored.source,
                     )
                 )
                 update((index + 1) / len(contents))
