@@ -62,6 +62,9 @@ OpenSize = Annotated[
 ]
 ChannelOrder = Annotated[str, typer.Option(help="order of the input's channels: rgb, bgr")]
 
+OwnChannelOrder = Annotated[
+    str | None, typer.Option("--channel-order", help="order of your model's channels: rgb, bgr; default: found out")
+]
 OwnModel = Annotated[
     str | None,
     typer.Option(
@@ -99,6 +102,7 @@ def optimize(
     model: OwnModel = None,
     mean: Mean = None,
     std: Std = None,
+    channel_order: OwnChannelOrder = None,
     time: Time = "10m",
     epochs: Epochs = None,
     input_size: InputSize = None,
@@ -122,7 +126,7 @@ def optimize(
         run = work(
             source, service=service, max_size=max_size, max_latency=max_latency, max_ram=max_ram,
             min_accuracy=min_accuracy, max_drop=max_drop, network=network or (), model=model, mean=mean,
-            std=std, options=options, progress=_progress(),
+            std=std, channel_order=channel_order, options=options, progress=_progress(),
         )  # fmt: skip
     except BudgetError as error:
         run, code = error.run, 3
@@ -144,6 +148,7 @@ def study(
     model: OwnModel = None,
     mean: Mean = None,
     std: Std = None,
+    channel_order: OwnChannelOrder = None,
     seeds: Annotated[int, typer.Option(min=1, max=100, help="how many seeds to train each recipe with")] = 1,
     target: Target = "cpu",
     threads: Threads = 1,
@@ -177,7 +182,7 @@ def study(
         raise UserError("--data belongs to `dlmo study paper`; write the place into the source, as in cifar10:DIR")
     run = work(
         source, network=network or (), setup=setup or (), recipe=recipe or (), model=model, mean=mean, std=std,
-        options=options, progress=_progress(),
+        channel_order=channel_order, options=options, progress=_progress(),
     )  # fmt: skip
     _print_run(run, out, as_json)
 
@@ -197,6 +202,7 @@ def compress(
     ] = None,
     mean: Mean = None,
     std: Std = None,
+    channel_order: OwnChannelOrder = None,
     target: Target = "cpu",
     threads: Threads = 1,
     time: Time = "10m",
@@ -216,7 +222,10 @@ def compress(
         time=time, epochs=epochs, threads=threads, seeds=(seed,), input_size=input_size, group_by=group_by,
         stem=stem, target=target, out=out,
     )  # fmt: skip
-    run = work(model, source, recipe=recipe, network=network, mean=mean, std=std, options=options, progress=_progress())
+    run = work(
+        model, source, recipe=recipe, network=network, mean=mean, std=std, channel_order=channel_order,
+        options=options, progress=_progress(),
+    )  # fmt: skip
     _print_run(run, out, as_json)
 
 

@@ -74,6 +74,7 @@ def test_the_folder_holds_the_contract(run, document):
         rows = list(csv.DictReader(file))
     assert [row["recipe"] for row in rows] == [r["recipe"] for r in document["results"]]
     assert float(rows[0]["accuracy"]) == document["results"][0]["accuracy"]
+    assert "Layer by layer" in (out / "report.html").read_text()
     assert "<svg" in (out / "report.html").read_text() or "vega" in (out / "report.html").read_text()
 
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
+from dlmo.data import load
 from dlmo.errors import UserError
 from dlmo.networks.normalization import KNOWN, Normalization, normalized, parse
 from dlmo.networks.own import Source
@@ -22,7 +23,7 @@ from dlmo.runtimes.litert.interpreter import Runner, predict
 from dlmo.strategy.compress import compress
 from dlmo.strategy.job import Options
 from dlmo.strategy.optimize import optimize
-from dlmo.strategy.own import Request, open_source, take_in
+from dlmo.strategy.own import Request, open_own, open_source, take_in
 from dlmo.strategy.study import study
 from dlmo.techniques.fake_quantization import fold_batch_norm
 
@@ -148,6 +149,20 @@ def test_the_normalization_is_inferred(name, trained, digits):
     assert own.notes[0].startswith("normalization inferred on 288 validation images: "), own.notes[0]
     right = (wanted_scores(trained, digits.test).argmax(1) == digits.test.labels).mean()
     assert (scores(own.module, digits.test).argmax(1) == digits.test.labels).mean() > right - 0.01
+
+
+def test_the_order_of_colours_is_taken_as_given():
+    colour = load("digits", channels=3)
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 10, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    source = Source("own:x", lambda classes, shape, stem: network.eval(), "x", 3)
+    own = take_in(source, Request("x", mean="unit", channel_order="bgr"), colour, "auto", SilentProgress())
+    pixels = torch.randint(0, 256, (2, 3, 16, 16)).float()
+    with torch.no_grad():
+        assert torch.allclose(own.module((pixels - 128) / 128), network(pixels.flip(1) / 255), atol=1e-5)
+    for order, message in (("gbr", "rgb or bgr"), ("bgr", "belong to --model")):
+        with pytest.raises(UserError, match=message):
+            open_own("net.pt" if order == "gbr" else None, [], None, None, order)
 
 
 def test_swapped_colours():

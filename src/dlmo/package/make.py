@@ -12,6 +12,7 @@ from dlmo.package.opened import Package, open_package
 from dlmo.package.parts import MANIFEST, package_parts, write_parts
 from dlmo.report.document import run_of
 from dlmo.report.model_card import model_card
+from dlmo.report.wording import described
 from dlmo.runtimes.litert.flatbuffer import write_atomically
 from dlmo.study.results import Choice, Run
 
@@ -57,6 +58,7 @@ def _parts(found: Package, artifact: str | None) -> dict[str, bytes]:
     chosen = run.choice.result.artifact if run.choice else None
     if artifact is None or artifact == chosen:
         content, card = found.read("model.tflite"), found.read("model_card.md").decode()
+        result = described(run)
     else:
         result = next((result for result in run.results if result.artifact == artifact), None)
         if result is None or f"artifacts/{artifact}" not in found.names:
@@ -65,7 +67,8 @@ def _parts(found: Package, artifact: str | None) -> dict[str, bytes]:
         content = found.read(f"artifacts/{artifact}")
         reason = f"taken by name; the run chose {chosen}" if chosen else "taken by name; the run chose none"
         card = model_card(replace(run, choice=Choice(result, (reason,), (), "")))
-    return package_parts(content, found.labels(), found.preprocessing(), found.golden("images"), card)
+    arena = result.arena_bytes if result else None
+    return package_parts(content, found.labels(), found.preprocessing(), found.golden("images"), card, arena)
 
 
 def _run(found: Package) -> Run:

@@ -11,7 +11,7 @@ import jinja2
 import vl_convert
 from markupsafe import Markup
 
-from dlmo.report import wording
+from dlmo.report import layers, wording
 from dlmo.report.charts import charts, curve_legend, scatter_legend
 from dlmo.report.confusions import mixups, recalls
 from dlmo.study.results import Mistake, Result, Run
@@ -74,6 +74,7 @@ def render(run: Run) -> str:
     return environment.from_string(_text("page.html")).render(
         run=run,
         wording=wording,
+        layer_words=layers,
         css=Markup(_text("page.css")),
         rows=_rows(run),
         columns=COLUMNS,

@@ -29,10 +29,10 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
             "bold",
         )
         for operator in inspection.worst(_WORST):
-            _say(console, f"- {_title(operator)} adds {_share(operator.added)} % error ({_decibels(operator)} dB)")
+            _say(console, f"- {title(operator)} adds {share(operator.added)} % error ({decibels(operator)} dB)")
         unmatched = inspection.unmatched()
         if unmatched:
-            _say(console, f"- not compared, no such operator there: {', '.join(map(_title, unmatched))}")
+            _say(console, f"- not compared, no such operator there: {', '.join(map(title, unmatched))}")
         console.print()
     console.print(operators_table(inspection))
     _say(console, _legend(comparison is not None), "dim")
@@ -61,7 +61,7 @@ def operators_table(inspection: Inspection) -> Table:
             wording.kilobytes(operator.weight_bytes) if operator.weight_bytes else "",
             wording.count(operator.macs) if operator.macs else "",
             "x" if operator.delegated else "",
-            *((_decibels(operator), _share(operator.added)) if compared else ()),
+            *((decibels(operator), share(operator.added)) if compared else ()),
         )
     return table
 
@@ -82,17 +82,20 @@ def _legend(compared: bool) -> str:
     return "\n".join(lines)
 
 
-def _title(operator: Operator) -> str:
+def title(operator: Operator) -> str:
+    """3 CONV_2D 1x8x8x32"""
     return f"{operator.index} {operator.name} {'x'.join(map(str, operator.output))}"
 
 
-def _decibels(operator: Operator) -> str:
+def decibels(operator: Operator) -> str:
+    """38.2; = where nothing differs, empty where nothing was compared."""
     if operator.error is None:
         return ""
     return "=" if operator.decibels is None else f"{operator.decibels:.1f}"
 
 
-def _share(value: float | None) -> str:
+def share(value: float | None) -> str:
+    """A share of the output's power in percent: 0.015"""
     return "" if value is None else f"{value * 100:.3f}"
 
 

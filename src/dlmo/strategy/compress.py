@@ -17,6 +17,7 @@ def compress(
     network: str | None = None,
     mean: str | None = None,
     std: str | None = None,
+    channel_order: str | None = None,
     options: Options | None = None,
     progress: Progress | None = None,
 ) -> Run:
@@ -25,7 +26,7 @@ def compress(
     The run holds the model as it was given (NQ) and the compressed one, which is its choice.
     """
     options = options or Options()
-    own = open_own(model, [network] if network else [], mean, std)
+    own = open_own(model, [network] if network else [], mean, std, channel_order)
     wanted = Recipe(own.name, parse_steps(recipe))
     recipes = list({str(entry): entry for entry in (Recipe(own.name, parse_steps("")), wanted)}.values())
     arguments = {"recipe": recipe, **own_arguments(own, []), **given_options(options)}

@@ -10,6 +10,7 @@ from dlmo.errors import UserError
 from dlmo.measure import targets
 from dlmo.measure.accuracy import confusion_matrix
 from dlmo.measure.latency import machine
+from dlmo.measure.layers import Inspection, inspect_own
 from dlmo.package.folder import check_writable, mistakes_of, write_run
 from dlmo.progress import Progress, SilentProgress
 from dlmo.strategy import legality
@@ -17,7 +18,7 @@ from dlmo.strategy.budget import Budget, parse_duration
 from dlmo.strategy.choose import asked_for, explain, nearest, pick
 from dlmo.strategy.own import Own, possible, take_in
 from dlmo.strategy.plan import augmentation_for, class_weights_for, make_plan, remaining_seconds
-from dlmo.study.recipe import Recipe
+from dlmo.study.recipe import Float32, Qat, Recipe, parse
 from dlmo.study.results import Choice, Result, Run
 from dlmo.study.run import Outcome, comparer, run_recipes
 from dlmo.study.stages import Workspace, check_teaching
@@ -131,6 +132,7 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
         confusion=tuple(map(tuple, confusion_matrix(best.test_scores, dataset.test.labels).tolist())),
         mistakes=mistakes_of(best.test_scores, dataset),
         curves=curves,
+        layers=_layers(best, outcomes, dataset),
     )
     if options.folder is not None:
         write_run(options.folder, run, best, outcomes, dataset, options.group_by)
@@ -200,6 +202,19 @@ def _handling_notes(workspace: Workspace) -> tuple[str, ...]:
         low, high = min(workspace.class_weights), max(workspace.class_weights)
         notes.append(f"classes are unbalanced: the loss weighs images by 1/sqrt(class size), {low:.2f} to {high:.2f}")
     return tuple(notes)
+
+
+def _layers(best: Outcome, outcomes: Sequence[Outcome], dataset: Dataset) -> Inspection | None:
+    """The answer's operators against the float file of the same training, else of the same network."""
+    recipe = parse(best.result.recipe)
+    trained = tuple(step for step in recipe.steps[:-1] if not isinstance(step, Qat))
+    for steps in ((*trained, Float32()), (Float32(),)):
+        text = str(Recipe(recipe.network, steps))
+        for other in outcomes:
+            same = other.result.recipe == text and other.result.seed == best.result.seed
+            if same and other is not best:
+                return inspect_own(best.result.recipe, best.content, text, other.content, dataset)
+    return None
 
 
 def _repair_notes(results: Sequence[Result]) -> tuple[str, ...]:

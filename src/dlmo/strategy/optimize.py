@@ -29,6 +29,7 @@ def optimize(
     model: str | Path | None = None,
     mean: str | None = None,
     std: str | None = None,
+    channel_order: str | None = None,
     options: Options | None = None,
     progress: Progress | None = None,
 ) -> Run:
@@ -43,7 +44,7 @@ def optimize(
     budget = make_budget(service, **limits, **shares)
     if not targets.find(options.target).tells_latency:
         budget = without_latency(budget, options.target, max_latency)
-    own = open_own(model, network, mean, std)
+    own = open_own(model, network, mean, std, channel_order)
     named = [own.name] if own else list(dict.fromkeys(networks.canonical(name) for name in network))
     arguments = {"service": service, **limits, **shares, **own_arguments(own, named), **given_options(options)}
 

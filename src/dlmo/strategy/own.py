@@ -36,6 +36,7 @@ class Request:
     network: str | None = None
     mean: str | None = None
     std: str | None = None
+    channel_order: str | None = None
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,25 @@ class Own:
         return self.source.name
 
 
-def open_own(model: str | Path | None, network: Sequence[str], mean: str | None, std: str | None) -> Own | None:
+def open_own(
+    model: str | Path | None,
+    network: Sequence[str],
+    mean: str | None,
+    std: str | None,
+    channel_order: str | None = None,
+) -> Own | None:
     """Open the user's model; None where none was named. Raises UserError before any data is read."""
     if model is None:
-        if mean is not None or std is not None:
-            raise UserError("--mean and --std belong to --model: the networks of dlmo have their own normalization")
+        if (mean, std, channel_order) != (None, None, None):
+            raise UserError(
+                "--mean, --std and --channel-order belong to --model: the networks of dlmo have their own normalization"
+            )
         return None
+    if channel_order not in (None, "rgb", "bgr"):
+        raise UserError(f"--channel-order {channel_order}: give rgb or bgr")
     if len(network) > 1:
         raise UserError("--model goes with one --network at most: the network its weights are for")
-    request = Request(str(model), network[0] if network else None, mean, std)
+    request = Request(str(model), network[0] if network else None, mean, std, channel_order)
     return Own(request, open_source(request))
 
 
@@ -67,7 +78,9 @@ def own_arguments(own: Own | None, named: list[str]) -> dict[str, object]:
     if own is None:
         return {"network": named}
     request = own.request
-    return {"model": request.model, "network": request.network, "mean": request.mean, "std": request.std}
+    return {"model": request.model} | {
+        name: getattr(request, name) for name in ("network", "mean", "std", "channel_order")
+    }
 
 
 def possible(recipe: Recipe, network: OwnNetwork, strict: bool) -> bool:
@@ -113,8 +126,14 @@ def take_in(source: Source, request: Request, dataset: Dataset, stem: str, progr
     notes = []
     if given is None:
         with progress.stage("find the normalization") as update:
-            given, note = _infer(candidate, dataset, update)
+            given, note = _infer(candidate, dataset, candidate.swaps_channels and request.channel_order is None, update)
         notes.append(note)
+    if request.channel_order is not None:
+        if dataset.input_shape[2] != 3:
+            raise UserError(f"--channel-order: {dataset.name} has grey images; leave it out")
+        if not candidate.swaps_channels:
+            raise UserError("--channel-order does not go with a .tflite file: it must take red, green, blue")
+        given = replace(given, bgr=request.channel_order == "bgr")
     with progress.stage(f"run {source.name} on {len(dataset.validation):,} validation images"):
         notes += _verdict(source.name, candidate.accuracy(given, dataset.validation), dataset)
     return replace(candidate.behind(given), notes=tuple(notes))
@@ -123,7 +142,7 @@ def take_in(source: Source, request: Request, dataset: Dataset, stem: str, progr
 class _File:
     """A float .tflite file."""
 
-    tries_bgr = False
+    swaps_channels = False
 
     def __init__(self, source: Source, request: Request, dataset: Dataset) -> None:
         self._source = source
@@ -142,7 +161,7 @@ class _File:
 class _Module:
     """A torch network, as a graph."""
 
-    tries_bgr = True
+    swaps_channels = True
 
     def __init__(self, source: Source, request: Request, dataset: Dataset, stem: str) -> None:
         import torch
@@ -230,7 +249,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _infer(candidate: _File | _Module, dataset: Dataset, update: Callable[[float], None]):
+def _infer(candidate: _File | _Module, dataset: Dataset, tries_bgr: bool, update: Callable[[float], None]):
     """The common normalization under which the model is most accurate on validation images, and a note on it."""
     from dlmo.networks.normalization import KNOWN
 
@@ -242,7 +261,7 @@ def _infer(candidate: _File | _Module, dataset: Dataset, update: Callable[[float
         update(len(found) / len(KNOWN))
     first, second, *_ = sorted(found, key=found.get, reverse=True)
     best, accuracy = KNOWN[first], found[first]
-    if candidate.tries_bgr and dataset.input_shape[2] == 3:
+    if tries_bgr and dataset.input_shape[2] == 3:
         swapped = candidate.accuracy(replace(best, bgr=True), part)
         if swapped > accuracy + _BGR_GAIN:
             best, accuracy = replace(best, bgr=True), swapped

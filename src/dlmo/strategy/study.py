@@ -20,6 +20,7 @@ def study(
     model: str | Path | None = None,
     mean: str | None = None,
     std: str | None = None,
+    channel_order: str | None = None,
     options: Options | None = None,
     progress: Progress | None = None,
 ) -> Run:
@@ -28,7 +29,8 @@ def study(
     model: the user's own, in place of the networks of this package; recipes are then steps alone.
     """
     return finished_study(
-        source, network=network, setup=setup, recipe=recipe, model=model, mean=mean, std=std, options=options,
+        source, network=network, setup=setup, recipe=recipe, model=model, mean=mean, std=std,
+        channel_order=channel_order, options=options,
         progress=progress,
     ).run  # fmt: skip
 
@@ -42,12 +44,13 @@ def finished_study(
     model: str | Path | None = None,
     mean: str | None = None,
     std: str | None = None,
+    channel_order: str | None = None,
     options: Options | None = None,
     progress: Progress | None = None,
 ) -> Finished:
     """The same, with every file, its scores and the data."""
     options = options or Options(time=None)
-    own = open_own(model, network, mean, std)
+    own = open_own(model, network, mean, std, channel_order)
     named = [own.name] if own else list(network)
     codes = [code for entry in setup for code in entry.split(",")]
     if codes and not named:

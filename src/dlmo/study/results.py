@@ -3,8 +3,12 @@
 import csv
 import io
 from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING
 
 from dlmo.training.curve import Epoch
+
+if TYPE_CHECKING:
+    from dlmo.measure.layers import Inspection
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,11 @@ class Result:
     flash_bytes: int | None = None
     flash_source: str | None = None
     cycles: int | None = None
+
+    @property
+    def arena_bytes(self) -> int | None:
+        """What TensorFlow Lite Micro needs; None where it was not asked."""
+        return None if self.arena_head is None else self.arena_head + (self.arena_persistent or 0)
 
 
 @dataclass(frozen=True)
@@ -132,7 +141,8 @@ class Run:
 
     budget: the limits in words, empty for a study. choice: None when nothing met the budget or none was asked
     for; `nearest` then says what each near candidate lacks. confusion: test counts, classes x classes, rows are
-    the truth, for the chosen (else the most accurate) result. curves: training curve per trained stage.
+    the truth, for the chosen (else the most accurate) result. curves: training curve per trained stage. layers: that
+    result's operators against its float file, None where it is that file itself.
     """
 
     title: str
@@ -148,6 +158,7 @@ class Run:
     confusion: tuple[tuple[int, ...], ...]
     mistakes: tuple[Mistake, ...]
     curves: dict[str, tuple[Epoch, ...]] = field(default_factory=dict)
+    layers: "Inspection | None" = None
 
     def to_json(self) -> dict:
         """The document of the contract's results.json."""
