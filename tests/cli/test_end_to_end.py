@@ -187,7 +187,10 @@ def test_killed_while_training_it_goes_on_and_ends_the_same(run, document, tmp_p
 
 def test_ctrl_c_ends_with_130_and_says_how_to_go_on(tmp_path):
     environment = {**os.environ, "DLMO_STORE": str(tmp_path / "store")}
-    command = [sys.executable, "-m", "dlmo", *ARGUMENTS, "--out", str(tmp_path / "out")]
+    # Tests started in the background of a shell ignore Ctrl-C, and their children inherit that.
+    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = [sys.executable, "-c", f"{heeding}; from dlmo.cli import main; main()"]
+    command += [*ARGUMENTS, "--out", str(tmp_path / "out")]
     victim = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     seen = b""
     for line in victim.stderr:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dlmo import networks
-from dlmo.package.c_example import c_files, estimated_arena, obstacle
+from dlmo.package.c_example import c_files, c_float, estimated_arena, obstacle
 from dlmo.package.parts import tensor_documents
 from dlmo.runtimes.litert import flatbuffer, quantize, sparse
 from dlmo.runtimes.litert.convert import convert
@@ -107,3 +107,8 @@ def test_a_softmax_at_the_end_is_noted(float_file):
     )
     assert tensor_documents(convert(network, SHAPE))["output_tensor"]["holds"] == "shares"
     assert tensor_documents(float_file)["output_tensor"]["holds"] == "logits"
+
+
+@pytest.mark.parametrize("value, literal", [(3, "3.0f"), (0.1234567, "0.123457f"), (1e-9, "1e-09f"), (2e20, "2e+20f")])
+def test_float_literals_are_those_of_c(value, literal):
+    assert c_float(value) == literal

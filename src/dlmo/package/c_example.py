@@ -74,7 +74,7 @@ def c_files(
         "vectors": len(inputs),
         "input_size": inputs.shape[1],
         "classes": len(labels),
-        "tolerance": f"{TOLERANCE * largest / scale:.6g}f",
+        "tolerance": c_float(TOLERANCE * largest / scale),
         "labels": "\n".join(f"    {_c_string(label)}," for label in labels),
         "model_size": len(content),
         "model_bytes": _numbers(np.frombuffer(content, np.uint8)),
@@ -133,3 +133,8 @@ def _numbers(values: np.ndarray) -> str:
     if values.dtype == np.float32:
         written = [text + ("f" if "." in text or "e" in text else ".0f") for text in written]
     return "".join(", ".join(written[start : start + 20]) + ",\n" for start in range(0, len(written), 20))
+
+
+def c_float(value: float) -> str:
+    """A float literal of C++ with six digits; whole numbers need their point: 3.0f"""
+    return f"{float(f'{value:.6g}')!r}f"
