@@ -76,3 +76,10 @@ def test_import_is_light():
     code = "import sys, dlmo.data; print({'torch', 'sklearn', 'scipy'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("images, count, wanted", [(10, 4, [0, 3, 6, 9]), (3, 8, [0, 1, 2]), (1, 5, [0]), (0, 5, [])])
+def test_a_spread_reaches_from_the_first_image_to_the_last(images, count, wanted):
+    numbers = np.arange(images)
+    split = Split(np.zeros((images, 1, 1, 1), np.uint8), numbers, ("",) * images)
+    assert split.spread(count).labels.tolist() == wanted

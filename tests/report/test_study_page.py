@@ -7,9 +7,9 @@ import pytest
 
 from dlmo.report.study_page import setup_tables, study_csv, write_study
 from dlmo.strategy.findings import Measured, findings
-from dlmo.strategy.job import Options
+from dlmo.strategy.job import Options, run_job
 from dlmo.strategy.paper import PaperStudy
-from dlmo.strategy.study import finished_study
+from dlmo.strategy.study import study_job
 from dlmo.study.published import published
 from dlmo.study.run import comparer
 
@@ -18,7 +18,7 @@ from dlmo.study.run import comparer
 def paper(shared_store):
     """vgg on digits in the place of CIFAR-10: the pages only see a data set's name."""
     options = Options(epochs=1, store=shared_store)
-    finished = finished_study("digits", network=["vgg"], setup=["NQ", "FIQ"], options=options)
+    finished = run_job("digits", study_job("digits", ["vgg"], ["NQ", "FIQ"], (), None, options), options, None)
     run = finished.run
     measured = {"cifar10": Measured(run.results, comparer(finished.outcomes, finished.dataset))}
     return PaperStudy({"cifar10": run}, findings(measured))

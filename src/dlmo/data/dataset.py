@@ -27,6 +27,10 @@ class Split:
     def take(self, indices: np.ndarray) -> "Split":
         return Split(self.images[indices], self.labels[indices], tuple(self.names[i] for i in indices))
 
+    def spread(self, count: int) -> "Split":
+        """At most `count` images, evenly spaced: a split may stand in the order of its classes."""
+        return self.take(np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).astype(int)))
+
 
 @dataclass(frozen=True)
 class Skipped:

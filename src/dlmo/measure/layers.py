@@ -135,8 +135,7 @@ def inspect(
             )
         with progress.stage(f"read {source}"):
             dataset = load_for(source, path, probe, None, progress)
-        images = dataset.validation.images
-        images = images[np.unique(np.linspace(0, len(images) - 1, COMPARED_IMAGES).astype(int))]
+        images = dataset.validation.spread(COMPARED_IMAGES).images
         chosen, other_chosen = choose_feed(options, path, probe), choose_feed(options, other, other_probe)
         with progress.stage(f"compare on {len(images)} images") as update:
             compared = child.call(
@@ -153,8 +152,7 @@ def inspect(
 def inspect_own(model: str, content: bytes, against: str, float_content: bytes, dataset: Dataset) -> Inspection:
     """The same in this process, for two files that dlmo has just made. model, against: what they are, in words."""
     rows = list_operators(content, "auto", None, _unheard)
-    images = dataset.validation.images
-    images = images[np.unique(np.linspace(0, len(images) - 1, COMPARED_IMAGES).astype(int))]
+    images = dataset.validation.spread(COMPARED_IMAGES).images
     rule = asdict(OWN)
     compared = compare(content, float_content, "auto", None, rule, rule, images, _unheard)
     operators = tuple(replace(operator, **errors) for operator, errors in zip(rows, compared["errors"]))

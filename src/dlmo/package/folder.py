@@ -68,7 +68,7 @@ def _write_all(
     document = preprocessing_document(dataset, group_by)
     _write_text(artifacts / "labels.txt", "".join(f"{name}\n" for name in dataset.classes))
     _write_text(artifacts / "preprocessing.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    golden = dataset.test.images[np.linspace(0, len(dataset.test) - 1, _GOLDEN_IMAGES).astype(int)]
+    golden = dataset.test.spread(_GOLDEN_IMAGES).images
     arena = best.result.arena_bytes
     write_parts(out, package_parts(best.content, list(dataset.classes), document, golden, model_card(run), arena))
     _write_text(out / "report.html", render(run))

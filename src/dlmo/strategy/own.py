@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 # Normalizations are compared on so many validation images.
 _COMPARED_IMAGES = 512
-_BATCH = 256
 # Blue-green-red is believed only where it is better by this, 0 to 1: colours matter little to many a network.
 _BGR_GAIN = 0.02
 
@@ -185,11 +184,11 @@ class _Module:
 
     def accuracy(self, normalization: "Normalization", split: Split) -> float:
         from dlmo.training.device import best_device
-        from dlmo.training.loop import predict
+        from dlmo.training.loop import PREDICTED_AT_ONCE, predict
 
         device = best_device()
         module = self.behind(normalization).module.to(device.name)
-        answers = predict(module, split, device, self._source.batch or _BATCH).argmax(1)
+        answers = predict(module, split, device, self._source.batch or PREDICTED_AT_ONCE).argmax(1)
         module.to("cpu")
         return float((answers == split.labels).mean())
 
@@ -253,8 +252,7 @@ def _infer(candidate: _File | _Module, dataset: Dataset, tries_bgr: bool, update
     """The common normalization under which the model is most accurate on validation images, and a note on it."""
     from dlmo.networks.normalization import KNOWN
 
-    every = max(1, len(dataset.validation) // _COMPARED_IMAGES)
-    part = dataset.validation.take(np.arange(0, len(dataset.validation), every)[:_COMPARED_IMAGES])
+    part = dataset.validation.spread(_COMPARED_IMAGES)
     found = {}
     for name, normalization in KNOWN.items():
         found[name] = candidate.accuracy(normalization, part)

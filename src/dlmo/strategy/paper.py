@@ -9,8 +9,8 @@ from dlmo.errors import UserError
 from dlmo.progress import Progress
 from dlmo.strategy.budget import parse_duration
 from dlmo.strategy.findings import Finding, Measured, findings
-from dlmo.strategy.job import Options
-from dlmo.strategy.study import finished_study
+from dlmo.strategy.job import Options, run_job
+from dlmo.strategy.study import study_job
 from dlmo.study import published
 from dlmo.study.results import Run
 from dlmo.study.run import comparer
@@ -68,7 +68,7 @@ def study_paper(
     for name in published.DATASETS:
         source = name if data is None else f"{name}:{data}"
         part = options if options.folder is None else replace(options, out=options.folder / name)
-        finished = finished_study(source, network=chosen, setup=codes, options=part, progress=progress)
+        finished = run_job(source, study_job(source, chosen, codes, (), None, part), part, progress)
         runs[name] = finished.run
         first = tuple(result for result in finished.run.results if result.seed == options.seeds[0])
         measured[name] = Measured(first, comparer(finished.outcomes, finished.dataset))

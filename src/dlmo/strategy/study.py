@@ -5,8 +5,8 @@ from pathlib import Path
 
 from dlmo.errors import UserError
 from dlmo.progress import Progress
-from dlmo.strategy.job import Finished, Job, Options, command_line, given_options, run_job
-from dlmo.strategy.own import open_own, own_arguments
+from dlmo.strategy.job import Job, Options, command_line, given_options, run_job
+from dlmo.strategy.own import Own, open_own, own_arguments
 from dlmo.study.recipe import SETUPS, Recipe, for_setup, parse, parse_steps
 from dlmo.study.results import Run
 
@@ -28,29 +28,20 @@ def study(
 
     model: the user's own, in place of the networks of this package; recipes are then steps alone.
     """
-    return finished_study(
-        source, network=network, setup=setup, recipe=recipe, model=model, mean=mean, std=std,
-        channel_order=channel_order, options=options,
-        progress=progress,
-    ).run  # fmt: skip
-
-
-def finished_study(
-    source: str | Path,
-    *,
-    network: Sequence[str] = (),
-    setup: Sequence[str] = (),
-    recipe: Sequence[str] = (),
-    model: str | Path | None = None,
-    mean: str | None = None,
-    std: str | None = None,
-    channel_order: str | None = None,
-    options: Options | None = None,
-    progress: Progress | None = None,
-) -> Finished:
-    """The same, with every file, its scores and the data."""
     options = options or Options(time=None)
     own = open_own(model, network, mean, std, channel_order)
+    return run_job(source, study_job(source, network, setup, recipe, own, options), options, progress).run
+
+
+def study_job(
+    source: str | Path,
+    network: Sequence[str],
+    setup: Sequence[str],
+    recipe: Sequence[str],
+    own: Own | None,
+    options: Options,
+) -> Job:
+    """What is to be measured; the arguments are those of `study`."""
     named = [own.name] if own else list(network)
     codes = [code for entry in setup for code in entry.split(",")]
     if codes and not named:
@@ -62,5 +53,5 @@ def finished_study(
         raise UserError("nothing to study: give --network NAME (see `dlmo networks`) or --recipe TEXT")
     wanted = list({str(entry): entry for entry in wanted}.values())
     arguments = {**own_arguments(own, named), "setup": codes, "recipe": list(recipe), **given_options(options)}
-    job = Job(command_line("study", [source], arguments), lambda images: wanted, own=own, strict=bool(codes or recipe))
-    return run_job(source, job, options, progress)
+    command = command_line("study", [source], arguments)
+    return Job(command, lambda images: wanted, own=own, strict=bool(codes or recipe))

@@ -27,7 +27,7 @@ def repaired_int8(content: bytes, dataset: Dataset, calibration: np.ndarray) -> 
 
     content: the float file. calibration: uint8 N x H x W x C.
     """
-    validation = dataset.validation.take(np.arange(min(_JUDGED_IMAGES, len(dataset.validation))))
+    validation = dataset.validation.spread(_JUDGED_IMAGES)
 
     def accuracy(candidate: bytes) -> float:
         return float((predict(candidate, validation.images).argmax(1) == validation.labels).mean())

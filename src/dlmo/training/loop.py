@@ -22,6 +22,8 @@ from dlmo.training.schedule import Augmentation, Schedule
 
 # A checkpoint at the end of an epoch when the last one is older than this (seconds).
 _CHECKPOINT_SECONDS = 20.0
+# Images in a batch that is only predicted.
+PREDICTED_AT_ONCE = 256
 # The curve is drawn on so many validation images, evenly spaced; its last point on all of them.
 _CURVE_IMAGES = 1000
 
@@ -69,7 +71,7 @@ def train(
     pixels = torch.from_numpy(images.images).to(device.name)
     labels = torch.from_numpy(images.labels).to(device.name)
     weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32, device=device.name)
-    part = validation.take(np.linspace(0, len(validation) - 1, min(len(validation), _CURVE_IMAGES)).astype(int))
+    part = validation.spread(_CURVE_IMAGES)
     curve: list[Epoch] = []
     first = 0
     if checkpoint_path is not None and checkpoint_path.exists():
@@ -143,7 +145,7 @@ def to_network_input(images: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
     return F.interpolate(batch, size, mode="bilinear", antialias=True).contiguous(memory_format=torch.channels_last)
 
 
-def predict(network: nn.Module, split: Split, device: Device, batch_size: int = 256) -> np.ndarray:
+def predict(network: nn.Module, split: Split, device: Device, batch_size: int = PREDICTED_AT_ONCE) -> np.ndarray:
     """Logits of a split, float32 N x classes, in evaluation mode and float32 arithmetic."""
     network.eval()
     pieces = []
