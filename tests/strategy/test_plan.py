@@ -85,6 +85,12 @@ def test_progressive_sizes_only_where_images_are_large_enough():
     assert not schedules(8_000, 32, 4).train.progressive
 
 
+def test_small_sets_are_pruned_for_enough_steps_but_not_for_most_of_the_time() -> None:
+    assert schedules(45_000, 32, 20).prune.epochs == 3  # 351 steps each
+    assert schedules(8_000, 32, 30).prune.epochs == 6  # 125 steps each, 750 wanted
+    assert schedules(1_000, 32, 48).prune.epochs == 14  # 31 steps each; at most 30 % of the epochs
+
+
 def test_the_same_question_gets_the_same_plan_without_timing_again(workspace, monkeypatch):
     recipes = {"resnet8@0.5": [for_setup("resnet8@0.5", "NQ")]}
     arguments = (workspace, ["resnet8@0.5"], recipes, 60.0, None)

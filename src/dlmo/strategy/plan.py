@@ -31,8 +31,11 @@ _PROBE_SECONDS, _LEAST_PROBE_STEPS, _MOST_PROBE_STEPS = 2.0, 4, 40
 # A further network is worth adding only if every network then still gets this share of its full schedule.
 _ENOUGH_OF_SCHEDULE = 0.5
 _PRUNE_SHARE, _QAT_SHARE, _CUT_SHARE = 0.15, 0.06, 0.4
+# Pruning takes steps, not epochs: with fewer than this a small set's networks lose what they knew. At most so large a
+# share of the epochs from scratch goes into it.
+_PRUNE_STEPS, _LARGEST_PRUNE_SHARE = 750, 0.3
 _SMALLEST_PROGRESSIVE_SIDE = 28
-_VERSION = 7
+_VERSION = 8
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,9 @@ def schedules(images: int, side: int, epochs: int) -> NetworkPlan:
     batch = batch_size_for(images)
     rate = 0.1 * math.sqrt(batch / 64)
     train = Schedule(epochs, batch, rate, warmup=0.15, progressive=side >= _SMALLEST_PROGRESSIVE_SIDE and epochs >= 8)
-    prune = Schedule(max(3, round(_PRUNE_SHARE * epochs)), batch, rate / 2, warmup=0.05)
+    enough = math.ceil(_PRUNE_STEPS / max(1, images // batch))
+    pruned = max(3, round(_PRUNE_SHARE * epochs), min(enough, round(_LARGEST_PRUNE_SHARE * epochs)))
+    prune = Schedule(pruned, batch, rate / 2, warmup=0.05)
     qat = Schedule(max(1, round(_QAT_SHARE * epochs)), batch, 0.01, warmup=0.05, weight_decay=1e-4, clip_norm=1.0)
     cut = prune.lasting(max(3, round(_CUT_SHARE * epochs)))
     return NetworkPlan(train, prune, qat, cut)
