@@ -20,8 +20,8 @@ def small(split, count=320):
     return split.take(np.arange(count))
 
 
-def fit(digits, epochs=2, **arguments):
-    schedule = Schedule(epochs, batch_size=32, learning_rate=0.1, warmup=0.2)
+def fit(digits, epochs=2, orthogonal=False, **arguments):
+    schedule = Schedule(epochs, batch_size=32, learning_rate=0.1, warmup=0.2, orthogonal=orthogonal)
     return loop.train(fresh(), small(digits.train), digits.validation, schedule, PLAIN, CPU, seed=0, **arguments)
 
 
@@ -46,9 +46,10 @@ class Killed(Exception):
     pass
 
 
-def test_a_resumed_training_ends_like_an_undisturbed_one(digits, tmp_path, monkeypatch):
+@pytest.mark.parametrize("orthogonal", [False, True])
+def test_a_resumed_training_ends_like_an_undisturbed_one(digits, tmp_path, monkeypatch, orthogonal):
     monkeypatch.setattr(loop, "_CHECKPOINT_SECONDS", 0.0)
-    undisturbed = fit(digits, epochs=3)
+    undisturbed = fit(digits, epochs=3, orthogonal=orthogonal)
     path = tmp_path / "checkpoint.safetensors"
 
     def kill(share):
@@ -56,10 +57,10 @@ def test_a_resumed_training_ends_like_an_undisturbed_one(digits, tmp_path, monke
             raise Killed
 
     with pytest.raises(Killed):
-        fit(digits, epochs=3, checkpoint_path=path, progress=kill)
+        fit(digits, epochs=3, orthogonal=orthogonal, checkpoint_path=path, progress=kill)
     assert path.exists()
     shares = []
-    resumed = fit(digits, epochs=3, checkpoint_path=path, progress=shares.append)
+    resumed = fit(digits, epochs=3, orthogonal=orthogonal, checkpoint_path=path, progress=shares.append)
     assert shares[0] > 0.6, "the first two epochs were not trained again"
     assert same_weights(undisturbed.network, resumed.network)
     assert [epoch.loss for epoch in resumed.curve] == [epoch.loss for epoch in undisturbed.curve]

@@ -97,7 +97,8 @@ def schedules(images: int, side: int, epochs: int) -> NetworkPlan:
     """The schedules of a network whose training from scratch takes `epochs`. side: of the input, pixels."""
     batch = batch_size_for(images)
     rate = 0.1 * math.sqrt(batch / 64)
-    train = Schedule(epochs, batch, rate, warmup=0.15, progressive=side >= _SMALLEST_PROGRESSIVE_SIDE and epochs >= 8)
+    progressive = side >= _SMALLEST_PROGRESSIVE_SIDE and epochs >= 8
+    train = Schedule(epochs, batch, rate, warmup=0.15, progressive=progressive, orthogonal=True)
     enough = math.ceil(_PRUNE_STEPS / max(1, images // batch))
     pruned = max(3, round(_PRUNE_SHARE * epochs), min(enough, round(_LARGEST_PRUNE_SHARE * epochs)))
     prune = Schedule(pruned, batch, rate / 2, warmup=0.05)
@@ -384,7 +385,7 @@ def _seconds_per_epoch(workspace: Workspace, network: str, quantization_aware: b
     nothing = data.validation.take(np.arange(1))
     torch.manual_seed(0)
     fresh = build_network(workspace, network)
-    setup = Schedule(1, min(batch, images), 0.001, 0.1)
+    setup = Schedule(1, min(batch, images), 0.001, 0.1, orthogonal=not quantization_aware)
     with contextlib.suppress(_EnoughSeen):
         train(
             fresh, part, nothing, setup, workspace.augmentation, best_device(), 0,

@@ -18,6 +18,7 @@ from dlmo.training import checkpoint
 from dlmo.training.augmentation import augment, numbers_of_epoch, numbers_of_view
 from dlmo.training.curve import Epoch
 from dlmo.training.device import Device, keep_freed_memory, memory_format
+from dlmo.training.optimizer import optimizers_for
 from dlmo.training.schedule import Augmentation, Schedule
 
 # A checkpoint at the end of an epoch when the last one is older than this (seconds).
@@ -67,7 +68,7 @@ def train(
     layout = memory_format(network, device)
     network = network.to(device.name, memory_format=layout)
     extra = technique.extra().to(device.name)
-    optimizer = _optimizer(nn.ModuleList([network, extra]), schedule)
+    optimizers = optimizers_for(network, extra, schedule)
     pixels = torch.from_numpy(images.images).to(device.name)
     labels = torch.from_numpy(images.labels).to(device.name)
     weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32, device=device.name)
@@ -75,7 +76,7 @@ def train(
     curve: list[Epoch] = []
     first = 0
     if checkpoint_path is not None and checkpoint_path.exists():
-        curve = _resume(checkpoint_path, network, extra, optimizer)
+        curve = _resume(checkpoint_path, network, extra, optimizers)
         first = len(curve)
         technique.resume(network, first * steps_per_epoch)
     saved = time.monotonic()
@@ -94,8 +95,8 @@ def train(
         extra.train()
         for step in range(steps_per_epoch):
             number = epoch * steps_per_epoch + step
-            for group in optimizer.param_groups:
-                group["lr"] = schedule.learning_rate_at(number, total)
+            for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+                group["lr"] = group["share"] * schedule.learning_rate_at(number, total)
             chosen = order[step * schedule.batch_size : (step + 1) * schedule.batch_size]
             augmented = augment(pixels[chosen], augmentation, numbers[chosen])
             task_loss = functools.partial(
@@ -107,11 +108,13 @@ def train(
                 logits = network(batch.inputs)
             logits = logits.float()
             loss = technique.loss(batch, logits, task_loss(logits))
-            optimizer.zero_grad(set_to_none=True)
+            for optimizer in optimizers:
+                optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if schedule.clip_norm is not None:
                 nn.utils.clip_grad_norm_(network.parameters(), schedule.clip_norm)
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             technique.after_step(network, number + 1)
             loss_sum += loss.detach()
             right += (logits.argmax(1) == batch.labels).sum()
@@ -129,7 +132,7 @@ def train(
             )
         )
         if checkpoint_path is not None and time.monotonic() - saved > _CHECKPOINT_SECONDS:
-            _save(checkpoint_path, network, extra, optimizer, curve)
+            _save(checkpoint_path, network, extra, optimizers, curve)
             saved = time.monotonic()
     technique.end(network)
     return Training(network.to("cpu").eval(), tuple(curve))
@@ -156,32 +159,31 @@ def predict(network: nn.Module, split: Split, device: Device, batch_size: int = 
     return torch.cat(pieces).numpy()
 
 
-def _optimizer(network: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
-    decayed = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
-    plain = [p for p in network.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.SGD(groups, lr=schedule.learning_rate, momentum=schedule.momentum, nesterov=True, foreach=True)
-
-
 def _save(
-    path: Path, network: nn.Module, extra: nn.Module, optimizer: torch.optim.Optimizer, curve: list[Epoch]
+    path: Path, network: nn.Module, extra: nn.Module, optimizers: list[torch.optim.Optimizer], curve: list[Epoch]
 ) -> None:
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     tensors |= {f"extra.{name}": tensor for name, tensor in extra.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors[f"momentum.{index}"] = state["momentum_buffer"]
+    for index, (optimizer, parameter) in enumerate(_trained(optimizers)):
+        buffer = optimizer.state[parameter].get("momentum_buffer")
+        if buffer is not None:
+            tensors[f"momentum.{index}"] = buffer
     checkpoint.save(path, tensors, {"curve": [asdict(epoch) for epoch in curve]})
 
 
-def _resume(path: Path, network: nn.Module, extra: nn.Module, optimizer: torch.optim.Optimizer) -> list[Epoch]:
+def _resume(path: Path, network: nn.Module, extra: nn.Module, optimizers: list[torch.optim.Optimizer]) -> list[Epoch]:
     tensors, record = checkpoint.load(path)
     for prefix, module in (("network.", network), ("extra.", extra)):
         module.load_state_dict(
             {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         )
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for index, parameter in enumerate(parameters):
+    for index, (optimizer, parameter) in enumerate(_trained(optimizers)):
         buffer = tensors.get(f"momentum.{index}")
         if buffer is not None:
             optimizer.state[parameter]["momentum_buffer"] = buffer.to(parameter.device)
     return [Epoch(**line) for line in record["curve"]]
+
+
+def _trained(optimizers: list[torch.optim.Optimizer]) -> list[tuple[torch.optim.Optimizer, nn.Parameter]]:
+    """Every parameter that is trained with its optimizer, always in the same order."""
+    return [(o, parameter) for o in optimizers for group in o.param_groups for parameter in group["params"]]

@@ -29,6 +29,7 @@ class Schedule:
     weight_decay: on convolution and linear weights only. label_smoothing: 0 to 1.
     progressive: begin with smaller images, where a step costs a fraction (see `size_at`).
     clip_norm: largest norm of a step's gradient, None for no limit (networks without BatchNorm need one).
+    orthogonal: train convolutions by orthogonalized momentum (see `training.optimizer.Muon`), the rest by SGD.
     """
 
     epochs: int
@@ -40,6 +41,7 @@ class Schedule:
     label_smoothing: float = 0.05
     progressive: bool = False
     clip_norm: float | None = None
+    orthogonal: bool = False
 
     def lasting(self, epochs: int) -> "Schedule":
         return replace(self, epochs=epochs)

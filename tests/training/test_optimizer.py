@@ -1,0 +1,63 @@
+import torch
+from torch import nn
+
+from dlmo import networks
+from dlmo.training.optimizer import Muon, normalized_filters, optimizers_for, orthogonalized
+from dlmo.training.schedule import Schedule
+
+SCHEDULE = Schedule(1, 32, 0.1, 0.1, orthogonal=True)
+
+
+def test_orthogonalized_matrices_keep_their_directions_and_even_out_their_lengths():
+    torch.manual_seed(0)
+    left, lengths, right = torch.linalg.svd(torch.randn(2, 8, 20) * torch.tensor([1.0, 100.0])[:, None, None])
+    assert lengths.max() / lengths.min() > 100
+    for matrices in (
+        left @ torch.diag_embed(lengths) @ right[:, :8],
+        (left @ torch.diag_embed(lengths) @ right[:, :8]).mT,
+    ):
+        evened = orthogonalized(matrices)
+        assert evened.shape == matrices.shape
+        found = torch.linalg.svdvals(evened)
+        assert found.min() > 0.5 and found.max() < 1.3
+        exact = left @ right[:, :8]
+        assert nn.functional.cosine_similarity(
+            evened.flatten(), (exact if matrices.shape[1] == 8 else exact.mT).flatten(), 0
+        ) > 0.97  # fmt: skip
+
+
+def test_only_dense_convolutions_behind_which_a_normalization_stands_are_orthogonalized():
+    network = networks.build("mobilenet_v3_small", classes=10, input_shape=(32, 32, 3))
+    filters = normalized_filters(network)
+    first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    assert filters and all(weight is not first.weight for weight in filters)
+    chosen = {id(weight) for weight in filters}
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and id(module.weight) in chosen:
+            assert module.groups == 1 and module.bias is None
+    sgd, muon = optimizers_for(network, nn.Identity(), SCHEDULE)
+    trained = [p for optimizer in (sgd, muon) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(map(id, trained)) == sorted(map(id, network.parameters()))
+
+
+def test_without_the_schedules_wish_everything_is_sgd():
+    network = networks.build("resnet8@0.5", classes=10, input_shape=(16, 16, 1))
+    (sgd,) = optimizers_for(network, nn.Identity(), Schedule(1, 32, 0.1, 0.1))
+    assert isinstance(sgd, torch.optim.SGD)
+
+
+def test_a_step_goes_downhill_and_keeps_filters_at_norm_one_on_average():
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.randn(8, 4, 3, 3))
+    wanted = torch.randn(8, 4, 3, 3)
+    wanted *= 8**0.5 / wanted.norm()
+    optimizer = Muon([weight], 0.1)
+    losses = []
+    for _ in range(30):
+        loss = (weight - wanted).square().sum()
+        losses.append(float(loss))
+        weight.grad = None
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < losses[1] / 2
+    assert 0.8 < float(weight.norm()) / 8**0.5 < 1.2
