@@ -75,6 +75,14 @@ OwnModel = Annotated[
 # What shells call a command that Ctrl-C ended; typer turns a KeyboardInterrupt into it.
 _INTERRUPTED = 130
 
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TRACKER",
+        help="log the work to mlflow[:URI] (default: mlflow.db here) or its curves to tensorboard:DIR; may be repeated",
+    ),
+]
+
 
 @app.callback(invoke_without_command=True)
 def _version(version: Annotated[bool, typer.Option("--version", help="print the version and stop")] = False) -> None:
@@ -109,6 +117,7 @@ def optimize(
     group_by: GroupBy = None,
     stem: Stem = "auto",
     seed: Seed = 0,
+    track: Track = None,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
@@ -119,7 +128,7 @@ def optimize(
 
     options = Options(
         time=time, epochs=epochs, threads=threads, seeds=(seed,), input_size=input_size, group_by=group_by,
-        stem=stem, target=target, out=out,
+        stem=stem, target=target, out=out, track=tuple(track or ()),
     )  # fmt: skip
     code = 0
     try:
@@ -158,6 +167,7 @@ def study(
     group_by: GroupBy = None,
     stem: Stem = "auto",
     data: Annotated[Path | None, typer.Option(help="for paper: folder with the official files of both")] = None,
+    track: Track = None,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
@@ -168,7 +178,7 @@ def study(
 
     options = Options(
         time=time, epochs=epochs, threads=threads, seeds=tuple(range(seeds)), input_size=input_size,
-        group_by=group_by, stem=stem, target=target, out=out,
+        group_by=group_by, stem=stem, target=target, out=out, track=tuple(track or ()),
     )  # fmt: skip
     if source == "paper":
         if recipe:
@@ -211,6 +221,7 @@ def compress(
     group_by: GroupBy = None,
     stem: Stem = "auto",
     seed: Seed = 0,
+    track: Track = None,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
@@ -220,7 +231,7 @@ def compress(
 
     options = Options(
         time=time, epochs=epochs, threads=threads, seeds=(seed,), input_size=input_size, group_by=group_by,
-        stem=stem, target=target, out=out,
+        stem=stem, target=target, out=out, track=tuple(track or ()),
     )  # fmt: skip
     run = work(
         model, source, recipe=recipe, network=network, mean=mean, std=std, channel_order=channel_order,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dlmo import tracking
 from dlmo.data import Dataset, load
 from dlmo.errors import UserError
 from dlmo.measure import targets
@@ -23,6 +24,8 @@ from dlmo.study.results import Choice, Result, Run
 from dlmo.study.run import Outcome, comparer, run_recipes
 from dlmo.study.stages import Workspace, check_teaching
 from dlmo.study.store import Store, default_root
+from dlmo.tracking.follow import Tracked
+from dlmo.tracking.work import work_of
 
 # Beyond it, the seeds of epochs leave torch's range.
 _LARGEST_SEED = 2**31 - 1
@@ -31,7 +34,7 @@ _LARGEST_SEED = 2**31 - 1
 @dataclass(frozen=True)
 class Options:
     """What all jobs share. time: a duration such as "10m", None for full schedules; epochs overrides it; out: None
-    writes nothing; store: None is the user's (see study.store.default_root)."""
+    writes nothing; store: None is the user's (see study.store.default_root); track: see `dlmo.tracking`."""
 
     time: str | None = "10m"
     epochs: int | None = None
@@ -43,6 +46,7 @@ class Options:
     target: str = "cpu"
     out: str | Path | None = None
     store: str | Path | None = None
+    track: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path | None:
@@ -85,6 +89,7 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
     target = targets.find(options.target)
     seconds = None if options.time is None else parse_duration("--time", options.time)
     _check(options, job.recipes_for(0))
+    trackers = tracking.find(options.track)
     store = Store(Path(options.store).expanduser() if options.store else default_root())
     own = job.own
     with progress.stage(f"read {source}") as update:
@@ -114,7 +119,10 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
     for note in plan.notes:
         progress.note(note)
     planned = [recipe for name in plan.networks for recipe in recipes[name]]
-    with progress.total(remaining_seconds(workspace, planned, plan.networks, seeds)):
+    given = {"target": options.target, "threads": options.threads, "trained_on": plan.device}
+    work = work_of(job.command, workspace, planned, plan.networks, seeds, given)
+    tracked = Tracked(trackers, work, store, progress)
+    with progress.total(remaining_seconds(workspace, planned, plan.networks, seeds)), tracked.following():
         outcomes, curves = run_recipes(workspace, planned, plan.networks, seeds, options.threads)
     choice, best = _choose(job, outcomes, dataset)
     results = tuple(outcome.result for outcome in outcomes)
@@ -134,6 +142,7 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
         curves=curves,
         layers=_layers(best, outcomes, dataset),
     )
+    tracked.finish(run, outcomes)
     if options.folder is not None:
         write_run(options.folder, run, best, outcomes, dataset, options.group_by)
     return Finished(run, outcomes, dataset)

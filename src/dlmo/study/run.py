@@ -82,9 +82,12 @@ def run_recipes(
 
 def file_name(recipe: Recipe, seed: int) -> str:
     """A file name that tells the recipe: `resnet20@0.5-prune-int8-seed0.tflite`."""
-    text = "-".join(str(recipe).split(" > "))
-    safe = "".join(c if c.isalnum() or c in "@._-=" else "_" for c in text).rstrip("_")
-    return f"{safe}-seed{seed}.tflite"
+    return f"{safe_name(str(recipe))}-seed{seed}.tflite"
+
+
+def safe_name(text: str) -> str:
+    """A recipe's text, or the beginning of one, as part of a file's name."""
+    return "".join(c if c.isalnum() or c in "@._-=" else "_" for c in text.replace(" > ", "-")).rstrip("_")
 
 
 def comparer(outcomes: Sequence[Outcome], dataset: Dataset) -> Callable[[Result, Result], PairedTest]:
