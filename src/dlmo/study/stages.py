@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from dlmo.atomic import write_atomically
 from dlmo.data.dataset import Dataset, Split
 from dlmo.measure.targets import Target
 from dlmo.measure.targets.host import Host
 from dlmo.networks.own import OwnNetwork
 from dlmo.progress import Progress, Update
-from dlmo.runtimes.litert.flatbuffer import write_atomically
 from dlmo.study.recipe import Int8, Kd, Precision, Prune, PruneChannels, Qat, Recipe, Step
 from dlmo.study.results import Repair
 from dlmo.study.store import Store, key_of
@@ -114,7 +114,7 @@ class Trained:
     shapes: dict[str, list[int]] = field(default_factory=dict)
 
     def curve(self) -> tuple[Epoch, ...]:
-        return tuple(Epoch(**line) for line in json.loads((self.folder / "curve.json").read_text()))
+        return read_curve(self.folder)
 
 
 @dataclass(frozen=True)
@@ -136,10 +136,15 @@ class Artifact:
 
 def make_artifact(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed: int) -> Artifact:
     """Run every stage of a recipe that the store does not hold yet."""
+    return convert(workspace, make_trained(workspace, recipe, plan, seed), recipe.precision, seed)
+
+
+def make_trained(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed: int) -> Trained:
+    """Run every training stage of a recipe that the store does not hold yet."""
     trained = train(workspace, recipe.network, plan, seed, recipe.kd)
     for step in recipe.further_trainings:
         trained = train_further(workspace, trained, step, plan, seed, recipe.kd)
-    return convert(workspace, trained, recipe.precision, seed)
+    return trained
 
 
 @dataclass(frozen=True)
@@ -181,19 +186,23 @@ def _name(network: str, *steps: Step | None) -> str:
     return " > ".join([network, *(str(step) for step in steps if step is not None)])
 
 
+def read_curve(folder: Path) -> tuple[Epoch, ...]:
+    """The curve of a finished training stage."""
+    return tuple(Epoch(**line) for line in json.loads((folder / "curve.json").read_text()))
+
+
 def curve_so_far(store: Store, stage: str, key: str) -> tuple[Epoch, ...]:
     """The curve of a training stage, finished or not; of an unfinished one up to its last checkpoint."""
     from dlmo.training import checkpoint
 
     done = store.finished(stage, key)
+    if done is not None:
+        return read_curve(done)
     try:
-        if done is not None:
-            lines = json.loads((done / "curve.json").read_text())
-        else:
-            lines = checkpoint.load_record(store.unfinished(stage, key) / _CHECKPOINT)["curve"]
+        record = checkpoint.load_record(store.unfinished(stage, key) / _CHECKPOINT)
     except FileNotFoundError:  # not begun, or finished at this very moment
         return ()
-    return tuple(Epoch(**line) for line in lines)
+    return tuple(Epoch(**line) for line in record["curve"])
 
 
 def check_teaching(workspace: Workspace, recipe: Recipe) -> None:
