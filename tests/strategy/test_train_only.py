@@ -1,6 +1,7 @@
 """Training on a machine with torch and no runtime, then measuring on another one."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -53,8 +54,9 @@ from dlmo.cli import main
 main()
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={"DLMO_STORE": str(store)}, timeout=300
-    )
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, env={**os.environ, "DLMO_STORE": str(store)}, timeout=300,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return store, json.loads(done.stdout)
 

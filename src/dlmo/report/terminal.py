@@ -29,9 +29,8 @@ def print_trained(found: TrainedOnly, console: Console) -> None:
     for title in ("seed", "epochs", "seconds", "validation %"):
         table.add_column(title, justify="right")
     for t in found.trainings:
-        table.add_row(
-            Text(f"{t.dataset}: {t.name}"), str(t.seed), str(t.epochs), f"{t.seconds:.0f}", wording.percent(t.validation_accuracy)
-        )
+        numbers = str(t.seed), str(t.epochs), f"{t.seconds:.0f}", wording.percent(t.validation_accuracy)
+        table.add_row(Text(f"{t.dataset}: {t.name}"), *numbers)
     console.print(table)
     _say(console, f"\nAll is trained, in {found.store}. Copy that folder to the machine that measures, set DLMO_STORE")
     _say(console, "to the copy there, and give the same command without --train-only.")

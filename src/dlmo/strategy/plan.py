@@ -381,7 +381,11 @@ def _seconds_per_epoch(workspace: Workspace, network: str, quantization_aware: b
 
     stamps = [time.monotonic()]
 
+    device = best_device()
+
     def stamp(share: float) -> None:
+        if device.name == "cuda":
+            torch.cuda.synchronize()  # a GPU's steps are only queued when they return
         stamps.append(time.monotonic())
         if len(stamps) > _LEAST_PROBE_STEPS and stamps[-1] - stamps[0] > _PROBE_SECONDS:
             raise _EnoughSeen
@@ -393,7 +397,7 @@ def _seconds_per_epoch(workspace: Workspace, network: str, quantization_aware: b
     setup = Schedule(1, min(batch, images), 0.001, 0.1)
     with contextlib.suppress(_EnoughSeen):
         train(
-            fresh, part, nothing, setup, workspace.augmentation, best_device(), 0,
+            fresh, part, nothing, setup, workspace.augmentation, device, 0,
             technique=QuantizationAwareTraining() if quantization_aware else Technique(), progress=stamp,
         )  # fmt: skip
     # The first steps also choose kernels and fill memory pools.

@@ -16,8 +16,11 @@ from dlmo.study.stages import make_trained, read_curve
 
 @dataclass(frozen=True)
 class TrainedStage:
-    """One training in the store. dataset: its name; name: network and steps so far, as in `resnet20 > prune(0.9)`; epochs and seconds:
-    its own; validation_accuracy: of the network in float, 0 to 1."""
+    """One training in the store.
+
+    dataset: its name. name: network and steps so far, as in `resnet20 > prune(0.9)`. epochs, seconds: its own.
+    validation_accuracy: of the network as torch computes it, 0 to 1.
+    """
 
     dataset: str
     name: str
