@@ -32,7 +32,7 @@ _ENVIRONMENT = {
 }
 _SQLITE = "sqlite:///"
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
-_PATIENCE_SECONDS = 10.0
+_PATIENCE_SECONDS = 10
 # The most that MLflow takes in one request, and in one setting.
 _METRICS_AT_ONCE, _SETTINGS_AT_ONCE, _LONGEST_SETTING = 1000, 100, 6000
 # Fields of a result that are settings, not findings.
@@ -64,8 +64,13 @@ class Mlflow:
 
         for noisy in ("mlflow", "alembic"):
             logging.getLogger(noisy).setLevel(logging.ERROR)
-        self._client = mlflow.MlflowClient(self._uri)
-        _within(_PATIENCE_SECONDS, self._uri, lambda: self._client.search_experiments(max_results=1))
+
+        def connect() -> None:
+            self._client = mlflow.MlflowClient(self._uri)
+            self._client.search_experiments(max_results=1)
+
+        # A new SQLite file is filled with MLflow's tables first, which takes a slow machine its time.
+        _within(None if _sqlite_path(self._uri) else _PATIENCE_SECONDS, self._uri, connect)
 
     def begin(self, work: Work) -> None:
         experiment = self._experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME") or "dlmo")
@@ -166,9 +171,9 @@ def _probe(uri: str) -> None:
         socket.create_connection((parts.hostname, port), _PATIENCE_SECONDS / 2).close()
 
 
-def _within(seconds: float, uri: str, work: Callable[[], object]) -> None:
-    """Do it, or raise UserError when it fails or takes longer; names are looked up without a time limit."""
-    failed: list[Exception] = [TimeoutError(f"no answer within {seconds:.0f} s")]
+def _within(seconds: float | None, uri: str, work: Callable[[], object]) -> None:
+    """Do it, or raise UserError when it fails or takes longer (None: no limit)."""
+    failed: list[Exception] = [TimeoutError(f"no answer within {seconds} s")]
 
     def attempt() -> None:
         try:
@@ -183,5 +188,5 @@ def _within(seconds: float, uri: str, work: Callable[[], object]) -> None:
     if failed:
         error = failed[0]
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        line = (reason.strip() or type(error).__name__).splitlines()[0]
+        line = (reason.strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
         raise UserError(f"--track mlflow:{_shown(uri)}: {line}; give sqlite:///FILE or a server's http://HOST:PORT")
