@@ -73,7 +73,7 @@ def test_every_training_is_in_the_store_and_nothing_else(trained):
         ("resnet8@0.25", 2),
         ("resnet8@0.25 > kd(resnet8)", 2),
         ("resnet8@0.25 > kd(resnet8) > prune(0.5, epochs=1)", 1),
-        ("resnet8@0.25 > qat(epochs=1)", 1),
+        ("resnet8@0.25 > qat(1)", 1),
     ]
     for entry in document["trainings"]:
         assert (store / entry["stage"] / entry["key"] / "weights.safetensors").exists()
