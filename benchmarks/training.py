@@ -103,7 +103,7 @@ def _timed(work) -> float:
 
 
 def compare_allocator(arguments: argparse.Namespace) -> None:
-    """dlmo's loop with and without `keep_freed_memory`, alternating processes."""
+    """dlmo's loop with and without its allocator setting, alternating processes."""
     rates: dict[str, list[float]] = {"without": [], "with": []}
     for _ in range(arguments.rounds):
         for kind in rates:
@@ -131,7 +131,7 @@ def main() -> None:
     parts = (arguments.network, split, arguments.side, arguments.batch)
     if arguments.only_dlmo:
         if arguments.only_dlmo == "without":
-            loop.keep_freed_memory = lambda: None
+            loop.prepare = lambda device: None
         print(json.dumps({"rate": dlmo_rate(*parts)}))
         return
     if arguments.allocator:

@@ -75,6 +75,14 @@ OwnModel = Annotated[
 # What shells call a command that Ctrl-C ended; typer turns a KeyboardInterrupt into it.
 _INTERRUPTED = 130
 
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TRACKER",
+        help="log the work to mlflow[:URI] (default: mlflow.db here) or its curves to tensorboard:DIR; may be repeated",
+    ),
+]
+
 
 @app.callback(invoke_without_command=True)
 def _version(version: Annotated[bool, typer.Option("--version", help="print the version and stop")] = False) -> None:
@@ -109,6 +117,7 @@ def optimize(
     group_by: GroupBy = None,
     stem: Stem = "auto",
     seed: Seed = 0,
+    track: Track = None,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
@@ -119,7 +128,7 @@ def optimize(
 
     options = Options(
         time=time, epochs=epochs, threads=threads, seeds=(seed,), input_size=input_size, group_by=group_by,
-        stem=stem, target=target, out=out,
+        stem=stem, target=target, out=out, track=tuple(track or ()),
     )  # fmt: skip
     code = 0
     try:
@@ -158,6 +167,11 @@ def study(
     group_by: GroupBy = None,
     stem: Stem = "auto",
     data: Annotated[Path | None, typer.Option(help="for paper: folder with the official files of both")] = None,
+    train_only: Annotated[
+        bool,
+        typer.Option("--train-only", help="stop when all is trained; needs no runtime, see docs/training-elsewhere.md"),
+    ] = False,
+    track: Track = None,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
@@ -165,26 +179,34 @@ def study(
     from dlmo.errors import UserError
     from dlmo.strategy.job import Options
     from dlmo.strategy.study import study as work
+    from dlmo.strategy.study import train_study
 
     options = Options(
         time=time, epochs=epochs, threads=threads, seeds=tuple(range(seeds)), input_size=input_size,
-        group_by=group_by, stem=stem, target=target, out=out,
+        group_by=group_by, stem=stem, target=target, out=out, track=tuple(track or ()),
     )  # fmt: skip
     if source == "paper":
         if recipe:
             raise UserError("--recipe: the paper's grid has setups only; leave it out, or name a data set")
-        from dlmo.strategy.paper import study_paper
+        from dlmo.strategy.paper import study_paper, train_paper
 
+        if train_only:
+            trained = train_paper(data, network=network or (), setup=setup or (), options=options, progress=_progress())
+            _print_trained(trained, as_json)
+            return
         found = study_paper(data, network=network or (), setup=setup or (), options=options, progress=_progress())
         _print_paper(found, out, as_json)
         return
     if data is not None:
         raise UserError("--data belongs to `dlmo study paper`; write the place into the source, as in cifar10:DIR")
-    run = work(
+    found = (train_study if train_only else work)(
         source, network=network or (), setup=setup or (), recipe=recipe or (), model=model, mean=mean, std=std,
         channel_order=channel_order, options=options, progress=_progress(),
     )  # fmt: skip
-    _print_run(run, out, as_json)
+    if train_only:
+        _print_trained(found, as_json)
+    else:
+        _print_run(found, out, as_json)
 
 
 @app.command()
@@ -211,6 +233,7 @@ def compress(
     group_by: GroupBy = None,
     stem: Stem = "auto",
     seed: Seed = 0,
+    track: Track = None,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
@@ -220,7 +243,7 @@ def compress(
 
     options = Options(
         time=time, epochs=epochs, threads=threads, seeds=(seed,), input_size=input_size, group_by=group_by,
-        stem=stem, target=target, out=out,
+        stem=stem, target=target, out=out, track=tuple(track or ()),
     )  # fmt: skip
     run = work(
         model, source, recipe=recipe, network=network, mean=mean, std=std, channel_order=channel_order,
@@ -462,6 +485,15 @@ def _print_paper(found, out: Path | None, as_json: bool) -> None:
     print_findings(found.findings, _console())
     if out is not None:
         print(f"\ncomparison: {out / 'study.md'}\npage: {out / 'report.html'}")
+
+
+def _print_trained(found, as_json: bool) -> None:
+    if as_json:
+        _print_json(found.to_json())
+        return
+    from dlmo.report.terminal import print_trained
+
+    print_trained(found, _console())
 
 
 def _print_json(document: object) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dlmo.atomic import write_atomically
 from dlmo.data.dataset import Dataset
 from dlmo.errors import UserError
 from dlmo.package.parts import package_parts, write_parts
-from dlmo.runtimes.litert.flatbuffer import write_atomically
 from dlmo.study.results import Mistake, Run
 from dlmo.study.run import Outcome
 

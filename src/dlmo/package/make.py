@@ -6,6 +6,7 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+from dlmo.atomic import write_atomically
 from dlmo.errors import UserError
 from dlmo.package.folder import check_writable
 from dlmo.package.opened import Package, open_package
@@ -13,7 +14,6 @@ from dlmo.package.parts import MANIFEST, package_parts, write_parts
 from dlmo.report.document import run_of
 from dlmo.report.model_card import model_card
 from dlmo.report.wording import described
-from dlmo.runtimes.litert.flatbuffer import write_atomically
 from dlmo.study.results import Choice, Run
 
 

@@ -12,10 +12,10 @@ from string import Template
 import numpy as np
 
 from dlmo import __version__
+from dlmo.atomic import write_atomically
 from dlmo.package.c_example import c_files, obstacle
 from dlmo.package.run import Model
 from dlmo.runtimes.litert import flatbuffer
-from dlmo.runtimes.litert.flatbuffer import write_atomically
 from dlmo.runtimes.litert.interpreter import Runner, quiet
 
 MANIFEST = "manifest.json"

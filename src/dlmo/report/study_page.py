@@ -12,9 +12,9 @@ import jinja2
 import vl_convert
 from markupsafe import Markup
 
+from dlmo.atomic import write_atomically
 from dlmo.report import wording
 from dlmo.report.charts import scatter
-from dlmo.runtimes.litert.flatbuffer import write_atomically
 from dlmo.strategy.paper import PaperStudy
 from dlmo.study.published import Published, published
 from dlmo.study.results import Result, Run, csv_cell

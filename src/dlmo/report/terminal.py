@@ -16,9 +16,24 @@ if TYPE_CHECKING:
 
     from dlmo.measure.evaluate import Evaluation
     from dlmo.strategy.findings import Finding
+    from dlmo.strategy.train_only import TrainedOnly
 
 CHOSEN = ">"  # plain characters: they survive every terminal, font and log file
 FRONT = "*"
+
+
+def print_trained(found: TrainedOnly, console: Console) -> None:
+    """Every training with its accuracy, and how to go on."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("training", overflow="fold")
+    for title in ("seed", "epochs", "seconds", "validation %"):
+        table.add_column(title, justify="right")
+    for t in found.trainings:
+        numbers = str(t.seed), str(t.epochs), f"{t.seconds:.0f}", wording.percent(t.validation_accuracy)
+        table.add_row(Text(f"{t.dataset}: {t.name}"), *numbers)
+    console.print(table)
+    _say(console, f"\nAll is trained, in {found.store}. Copy that folder to the machine that measures, set DLMO_STORE")
+    _say(console, "to the copy there, and give the same command without --train-only.")
 
 
 def print_run(run: Run, console: Console) -> None:

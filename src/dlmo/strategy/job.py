@@ -1,28 +1,35 @@
-"""What the jobs of dlmo (optimize, study, compress) share: data in, recipes run, a choice and its report out."""
+"""What the jobs of dlmo (optimize, study, compress) share: data in, recipes run, a choice and its report out.
+
+What needs a runtime is imported where it is used: `train_only` shares the first half and has none.
+"""
 
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from dlmo import tracking
 from dlmo.data import Dataset, load
 from dlmo.errors import UserError
 from dlmo.measure import targets
 from dlmo.measure.accuracy import confusion_matrix
-from dlmo.measure.latency import machine
-from dlmo.measure.layers import Inspection, inspect_own
-from dlmo.package.folder import check_writable, mistakes_of, write_run
 from dlmo.progress import Progress, SilentProgress
 from dlmo.strategy import legality
 from dlmo.strategy.budget import Budget, parse_duration
 from dlmo.strategy.choose import asked_for, explain, nearest, pick
 from dlmo.strategy.own import Own, possible, take_in
-from dlmo.strategy.plan import augmentation_for, class_weights_for, make_plan, remaining_seconds
+from dlmo.strategy.plan import Plan, augmentation_for, class_weights_for, make_plan, remaining_seconds
 from dlmo.study.recipe import Float32, Qat, Recipe, parse
 from dlmo.study.results import Choice, Result, Run
 from dlmo.study.run import Outcome, comparer, run_recipes
 from dlmo.study.stages import Workspace, check_teaching
 from dlmo.study.store import Store, default_root
+from dlmo.tracking.follow import Tracked
+from dlmo.tracking.work import Work, work_of
+
+if TYPE_CHECKING:
+    from dlmo.measure.layers import Inspection
 
 # Beyond it, the seeds of epochs leave torch's range.
 _LARGEST_SEED = 2**31 - 1
@@ -31,7 +38,7 @@ _LARGEST_SEED = 2**31 - 1
 @dataclass(frozen=True)
 class Options:
     """What all jobs share. time: a duration such as "10m", None for full schedules; epochs overrides it; out: None
-    writes nothing; store: None is the user's (see study.store.default_root)."""
+    writes nothing; store: None is the user's (see study.store.default_root); track: see `dlmo.tracking`."""
 
     time: str | None = "10m"
     epochs: int | None = None
@@ -43,6 +50,7 @@ class Options:
     target: str = "cpu"
     out: str | Path | None = None
     store: str | Path | None = None
+    track: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path | None:
@@ -79,12 +87,40 @@ class Finished:
     dataset: Dataset
 
 
-def run_job(source: str | Path, job: Job, options: Options, progress: Progress | None) -> Finished:
-    """Read the data, plan, run every recipe, choose, and write the folder of `options.out`."""
-    progress = progress or SilentProgress()
-    target = targets.find(options.target)
+@dataclass(frozen=True)
+class Prepared:
+    """A job whose data are read and whose recipes, by network, are known to be possible.
+
+    seconds: it may take, None for full schedules. notes: said so far.
+    """
+
+    workspace: Workspace
+    recipes: dict[str, list[Recipe]]
+    seconds: float | None
+    notes: tuple[str, ...]
+    trackers: list[tracking.Tracker]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A job just before its trainings. recipes: those there is time for; work: the same for trackers."""
+
+    plan: Plan
+    recipes: list[Recipe]
+    work: Work
+    tracked: Tracked
+
+
+def prepare(source: str | Path, job: Job, options: Options, progress: Progress, *, measuring: bool = True) -> Prepared:
+    """Refuse what can be refused, and read the data. Without `measuring`, no runtime is asked for, and no --out."""
+    target = targets.find(options.target, ready=measuring)
     seconds = None if options.time is None else parse_duration("--time", options.time)
     _check(options, job.recipes_for(0))
+    if measuring and options.folder is not None:
+        from dlmo.package.folder import check_writable
+
+        check_writable(options.folder)
+    trackers = tracking.find(options.track)
     store = Store(Path(options.store).expanduser() if options.store else default_root())
     own = job.own
     with progress.stage(f"read {source}") as update:
@@ -107,15 +143,41 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
         if network is None or possible(recipe, network, job.strict):
             recipes.setdefault(recipe.network, []).append(recipe)
             check_teaching(workspace, recipe)
-    seeds = options.seeds
+    return Prepared(workspace, recipes, seconds, notes, trackers)
+
+
+def plan_job(ready: Prepared, job: Job, options: Options) -> Planned:
+    """Decide how long everything is trained, or take the plan that the store holds."""
+    workspace, recipes, seeds = ready.workspace, ready.recipes, options.seeds
     plan = make_plan(
-        workspace, list(recipes), recipes, seconds, options.epochs, all_networks=job.all_networks, seeds=len(seeds)
+        workspace,
+        list(recipes),
+        recipes,
+        ready.seconds,
+        options.epochs,
+        all_networks=job.all_networks,
+        seeds=len(seeds),
     )
     for note in plan.notes:
-        progress.note(note)
+        workspace.progress.note(note)
     planned = [recipe for name in plan.networks for recipe in recipes[name]]
-    with progress.total(remaining_seconds(workspace, planned, plan.networks, seeds)):
-        outcomes, curves = run_recipes(workspace, planned, plan.networks, seeds, options.threads)
+    given = {"target": options.target, "threads": options.threads, "trained_on": plan.device}
+    work = work_of(job.command, workspace, planned, plan.networks, seeds, given)
+    return Planned(plan, planned, work, Tracked(ready.trackers, work, workspace.store, workspace.progress))
+
+
+def run_job(source: str | Path, job: Job, options: Options, progress: Progress | None) -> Finished:
+    """Read the data, plan, run every recipe, choose, and write the folder of `options.out`."""
+    from dlmo.measure.latency import machine
+    from dlmo.package.folder import mistakes_of, write_run
+
+    progress = progress or SilentProgress()
+    ready = prepare(source, job, options, progress)
+    planned = plan_job(ready, job, options)
+    workspace, plan, recipes, seeds = ready.workspace, planned.plan, planned.recipes, options.seeds
+    dataset = workspace.dataset
+    with progress.total(remaining_seconds(workspace, recipes, plan.networks, seeds)), planned.tracked.following():
+        outcomes, curves = run_recipes(workspace, recipes, plan.networks, seeds, options.threads)
     choice, best = _choose(job, outcomes, dataset)
     results = tuple(outcome.result for outcome in outcomes)
     run = Run(
@@ -127,13 +189,14 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
         results=results,
         choice=choice,
         nearest=nearest(results, job.budget) if job.budget and choice is None else (),
-        notes=(*notes, *plan.notes, *_handling_notes(workspace), *_repair_notes(results)),
+        notes=(*ready.notes, *plan.notes, *_handling_notes(workspace), *_repair_notes(results)),
         classes=dataset.classes,
         confusion=tuple(map(tuple, confusion_matrix(best.test_scores, dataset.test.labels).tolist())),
         mistakes=mistakes_of(best.test_scores, dataset),
         curves=curves,
         layers=_layers(best, outcomes, dataset),
     )
+    planned.tracked.finish(run, outcomes)
     if options.folder is not None:
         write_run(options.folder, run, best, outcomes, dataset, options.group_by)
     return Finished(run, outcomes, dataset)
@@ -155,7 +218,7 @@ def _choose(job: Job, outcomes: Sequence[Outcome], dataset: Dataset) -> tuple[Ch
 
 
 def _check(options: Options, recipes: list[Recipe]) -> None:
-    """Everything that can be refused before any data is read."""
+    """Everything about the options that can be refused before any data is read."""
     if options.threads < 1:
         raise UserError(f"--threads {options.threads}: give 1 or more")
     if options.epochs is not None and options.epochs < 1:
@@ -165,8 +228,6 @@ def _check(options: Options, recipes: list[Recipe]) -> None:
             raise UserError(f"--seed {seed}: give a number from 0 to {_LARGEST_SEED:,}")
     for recipe in recipes:
         legality.check(recipe, options.target)
-    if options.folder is not None:
-        check_writable(options.folder)
 
 
 def given_options(options: Options) -> dict[str, object]:
@@ -204,8 +265,10 @@ def _handling_notes(workspace: Workspace) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _layers(best: Outcome, outcomes: Sequence[Outcome], dataset: Dataset) -> Inspection | None:
+def _layers(best: Outcome, outcomes: Sequence[Outcome], dataset: Dataset) -> "Inspection | None":
     """The answer's operators against the float file of the same training, else of the same network."""
+    from dlmo.measure.layers import inspect_own
+
     recipe = parse(best.result.recipe)
     trained = tuple(step for step in recipe.steps[:-1] if not isinstance(step, Qat))
     for steps in ((*trained, Float32()), (Float32(),)):

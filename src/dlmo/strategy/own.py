@@ -10,12 +10,9 @@ import numpy as np
 
 from dlmo.data.dataset import Dataset, Split
 from dlmo.errors import UserError
-from dlmo.measure.evaluate import read_model
 from dlmo.measure.statistics import wilson_interval
 from dlmo.networks.own import OwnNetwork, Source, fingerprint, open_model, own_name
 from dlmo.progress import Progress
-from dlmo.runtimes.litert import foreign
-from dlmo.runtimes.litert.interpreter import Runner, predict
 from dlmo.study.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -106,6 +103,9 @@ def open_source(request: Request) -> Source:
         return open_model(request.model, request.network)
     if request.network is not None:
         raise UserError(f"--model {path} is a whole network; --network goes with a file of weights")
+    from dlmo.measure.evaluate import read_model
+    from dlmo.runtimes.litert.interpreter import Runner
+
     content = read_model(path)
     runner = Runner(content)
     if runner.input["dtype"] != np.float32 or runner.output["dtype"] != np.float32:
@@ -144,15 +144,21 @@ class _File:
     swaps_channels = False
 
     def __init__(self, source: Source, request: Request, dataset: Dataset) -> None:
+        from dlmo.runtimes.litert.interpreter import Runner
+
         self._source = source
         _check_classes(Runner(source.tflite).classes, request.model, dataset)
 
     def behind(self, normalization: "Normalization") -> OwnNetwork:
+        from dlmo.runtimes.litert import foreign
+
         content = foreign.normalized(self._source.tflite, *normalization.affine(self._source.channels))
         digest = hashlib.blake2b(content, digest_size=16).hexdigest()
         return OwnNetwork(self._source.name, None, digest, content, "a .tflite file holds no trainable network")
 
     def accuracy(self, normalization: "Normalization", split: Split) -> float:
+        from dlmo.runtimes.litert.interpreter import predict
+
         answers = predict(self.behind(normalization).tflite, split.images).argmax(1)
         return float((answers == split.labels).mean())
 

@@ -9,8 +9,9 @@ from dlmo.errors import UserError
 from dlmo.progress import Progress
 from dlmo.strategy.budget import parse_duration
 from dlmo.strategy.findings import Finding, Measured, findings
-from dlmo.strategy.job import Options, run_job
+from dlmo.strategy.job import Job, Options, run_job
 from dlmo.strategy.study import study_job
+from dlmo.strategy.train_only import TrainedOnly, train_only
 from dlmo.study import published
 from dlmo.study.results import Run
 from dlmo.study.run import comparer
@@ -46,9 +47,42 @@ def study_paper(
     data: folder with the official files of both, None for $DLMO_DATA. options.time is for both data sets together;
     with options.out each data set's run is written to a folder of its name, the comparison beside them.
     """
+    options = options or Options(time=None)
+    runs: dict[str, Run] = {}
+    measured: dict[str, Measured] = {}
+    for name, source, job, part in _parts(data, network, setup, options):
+        finished = run_job(source, job, part, progress)
+        runs[name] = finished.run
+        first = tuple(result for result in finished.run.results if result.seed == options.seeds[0])
+        measured[name] = Measured(first, comparer(finished.outcomes, finished.dataset))
+    found = PaperStudy(runs, findings(measured))
+    if options.folder is not None:
+        from dlmo.report.study_page import write_study
+
+        write_study(options.folder, found)
+    return found
+
+
+def train_paper(
+    data: str | Path | None,
+    *,
+    network: Sequence[str] = (),
+    setup: Sequence[str] = (),
+    options: Options | None = None,
+    progress: Progress | None = None,
+) -> TrainedOnly:
+    """The training part of `study_paper`, for a machine without a runtime."""
+    parts = _parts(data, network, setup, options or Options(time=None))
+    done = [train_only(source, job, part, progress) for _, source, job, part in parts]
+    return TrainedOnly(done[0].store, tuple(training for part in done for training in part.trainings))
+
+
+def _parts(
+    data: str | Path | None, network: Sequence[str], setup: Sequence[str], options: Options
+) -> list[tuple[str, str, Job, Options]]:
+    """Name, source, job and options of each data set's part."""
     from dlmo.data.cifar import CIFAR10, CIFAR100, find_release
 
-    options = options or Options(time=None)
     if options.target != "cpu":
         raise UserError(f"--target {options.target}: the paper's grid compares latencies of this machine; leave it out")
     chosen = [registry.canonical(name) for name in network] or list(published.NETWORKS)
@@ -63,18 +97,9 @@ def study_paper(
         find_release(release, None if data is None else str(data))
     if options.time is not None:
         options = replace(options, time=f"{parse_duration('--time', options.time) / len(published.DATASETS)}s")
-    runs: dict[str, Run] = {}
-    measured: dict[str, Measured] = {}
+    parts = []
     for name in published.DATASETS:
         source = name if data is None else f"{name}:{data}"
         part = options if options.folder is None else replace(options, out=options.folder / name)
-        finished = run_job(source, study_job(source, chosen, codes, (), None, part), part, progress)
-        runs[name] = finished.run
-        first = tuple(result for result in finished.run.results if result.seed == options.seeds[0])
-        measured[name] = Measured(first, comparer(finished.outcomes, finished.dataset))
-    found = PaperStudy(runs, findings(measured))
-    if options.folder is not None:
-        from dlmo.report.study_page import write_study
-
-        write_study(options.folder, found)
-    return found
+        parts.append((name, source, study_job(source, chosen, codes, (), None, part), part))
+    return parts

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from dlmo.atomic import write_atomically
 from dlmo.data.dataset import Dataset
 from dlmo.errors import UserError
-from dlmo.runtimes.litert.flatbuffer import write_atomically
 from dlmo.study.recipe import Kd, PruneChannels, Qat, Recipe, Step
-from dlmo.study.stages import NetworkPlan, Workspace, trainings_of
+from dlmo.study.stages import Expected, NetworkPlan, Workspace, trainings_of
 from dlmo.study.store import key_of
 from dlmo.training.schedule import Augmentation, Schedule
 
@@ -188,22 +188,30 @@ def remaining_seconds(
     workspace: Workspace, recipes: Sequence[Recipe], plans: dict[str, NetworkPlan], seeds: Sequence[int]
 ) -> float:
     """How long the work that the store does not hold yet should take."""
-    seen: set[str] = set()
+    waiting = remaining_trainings(workspace, recipes, plans, seeds)
     scoring: dict[str, float] = {}
-    total = 0.0
+    total = sum(training.seconds + _SECONDS_PER_FILE for training in waiting.values())
     for seed in seeds:
         for recipe in recipes:
-            expected = trainings_of(workspace, recipe, plans[recipe.network], seed)
-            for training in expected:
-                if training.key not in seen and workspace.store.finished(training.stage, training.key) is None:
-                    total += training.seconds + _SECONDS_PER_FILE
-                seen.add(training.key)
             # A file of a training that is still to come has no scores yet either.
-            if workspace.store.finished(expected[-1].stage, expected[-1].key) is None:
+            if trainings_of(workspace, recipe, plans[recipe.network], seed)[-1].key in waiting:
                 if recipe.network not in scoring:
                     scoring[recipe.network] = _seconds_to_score(workspace, recipe.network)
                 total += scoring[recipe.network]
     return total + len(recipes) * len(seeds)
+
+
+def remaining_trainings(
+    workspace: Workspace, recipes: Sequence[Recipe], plans: dict[str, NetworkPlan], seeds: Sequence[int]
+) -> dict[str, Expected]:
+    """The trainings, by key, that the store does not hold yet."""
+    return {
+        training.key: training
+        for seed in seeds
+        for recipe in recipes
+        for training in trainings_of(workspace, recipe, plans[recipe.network], seed)
+        if workspace.store.finished(training.stage, training.key) is None
+    }
 
 
 def _seconds_to_score(workspace: Workspace, network: str) -> float:
@@ -215,14 +223,17 @@ def _seconds_to_score(workspace: Workspace, network: str) -> float:
 def _macs(workspace: Workspace, network: str) -> int:
     from dlmo import networks
     from dlmo.networks.counting import count_module
-    from dlmo.runtimes.litert import flatbuffer
 
     shape = workspace.dataset.input_shape
     if not workspace.is_own(network):
         classes = len(workspace.dataset.classes)
         return networks.count(network, classes=classes, input_shape=shape, stem=workspace.stem).macs
     own = workspace.own
-    return flatbuffer.facts(own.tflite).macs if own.tflite is not None else count_module(own.module, shape).macs
+    if own.tflite is None:
+        return count_module(own.module, shape).macs
+    from dlmo.runtimes.litert import flatbuffer
+
+    return flatbuffer.facts(own.tflite).macs
 
 
 def _notes(
@@ -376,7 +387,11 @@ def _seconds_per_epoch(workspace: Workspace, network: str, quantization_aware: b
 
     stamps = [time.monotonic()]
 
+    device = best_device()
+
     def stamp(share: float) -> None:
+        if device.name == "cuda":
+            torch.cuda.synchronize()  # a GPU's steps are only queued when they return
         stamps.append(time.monotonic())
         if len(stamps) > _LEAST_PROBE_STEPS and stamps[-1] - stamps[0] > _PROBE_SECONDS:
             raise _EnoughSeen
@@ -388,7 +403,7 @@ def _seconds_per_epoch(workspace: Workspace, network: str, quantization_aware: b
     setup = Schedule(1, min(batch, images), 0.001, 0.1, orthogonal=not quantization_aware)
     with contextlib.suppress(_EnoughSeen):
         train(
-            fresh, part, nothing, setup, workspace.augmentation, best_device(), 0,
+            fresh, part, nothing, setup, workspace.augmentation, device, 0,
             technique=QuantizationAwareTraining() if quantization_aware else Technique(), progress=stamp,
         )  # fmt: skip
     # The first steps also choose kernels and fill memory pools.

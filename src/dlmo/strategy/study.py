@@ -7,6 +7,7 @@ from dlmo.errors import UserError
 from dlmo.progress import Progress
 from dlmo.strategy.job import Job, Options, command_line, given_options, run_job
 from dlmo.strategy.own import Own, open_own, own_arguments
+from dlmo.strategy.train_only import TrainedOnly, train_only
 from dlmo.study.recipe import SETUPS, Recipe, for_setup, parse, parse_steps
 from dlmo.study.results import Run
 
@@ -31,6 +32,25 @@ def study(
     options = options or Options(time=None)
     own = open_own(model, network, mean, std, channel_order)
     return run_job(source, study_job(source, network, setup, recipe, own, options), options, progress).run
+
+
+def train_study(
+    source: str | Path,
+    *,
+    network: Sequence[str] = (),
+    setup: Sequence[str] = (),
+    recipe: Sequence[str] = (),
+    model: str | Path | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    channel_order: str | None = None,
+    options: Options | None = None,
+    progress: Progress | None = None,
+) -> TrainedOnly:
+    """The training part of `study`, for a machine without a runtime; the arguments are the same."""
+    options = options or Options(time=None)
+    own = open_own(model, network, mean, std, channel_order)
+    return train_only(source, study_job(source, network, setup, recipe, own, options), options, progress)
 
 
 def study_job(

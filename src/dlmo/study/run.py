@@ -9,7 +9,6 @@ from dlmo.data.dataset import Dataset
 from dlmo.measure.accuracy import accuracy, right_answers
 from dlmo.measure.size import compressed_bytes
 from dlmo.measure.statistics import PairedTest, paired_test
-from dlmo.runtimes.litert import flatbuffer
 from dlmo.study.recipe import Recipe
 from dlmo.study.results import Result
 from dlmo.study.stages import Artifact, NetworkPlan, Workspace, has_scores, make_artifact, scores
@@ -38,6 +37,8 @@ def run_recipes(
 
     What the target measures comes last, when nothing else runs, with all files at hand to take turns.
     """
+    from dlmo.runtimes.litert import flatbuffer
+
     made: list[tuple[Recipe, int, Artifact]] = []
     for seed in seeds:
         for recipe in recipes:
@@ -82,9 +83,12 @@ def run_recipes(
 
 def file_name(recipe: Recipe, seed: int) -> str:
     """A file name that tells the recipe: `resnet20@0.5-prune-int8-seed0.tflite`."""
-    text = "-".join(str(recipe).split(" > "))
-    safe = "".join(c if c.isalnum() or c in "@._-=" else "_" for c in text).rstrip("_")
-    return f"{safe}-seed{seed}.tflite"
+    return f"{safe_name(str(recipe))}-seed{seed}.tflite"
+
+
+def safe_name(text: str) -> str:
+    """A recipe's text, or the beginning of one, as part of a file's name."""
+    return "".join(c if c.isalnum() or c in "@._-=" else "_" for c in text.replace(" > ", "-")).rstrip("_")
 
 
 def comparer(outcomes: Sequence[Outcome], dataset: Dataset) -> Callable[[Result, Result], PairedTest]:
@@ -94,6 +98,8 @@ def comparer(outcomes: Sequence[Outcome], dataset: Dataset) -> Callable[[Result,
 
 
 def _score_all(workspace: Workspace, contents: list[bytes], split: str) -> list[np.ndarray]:
+    from dlmo.runtimes.litert import flatbuffer
+
     images = len(getattr(workspace.dataset, split))
     expected = sum(
         workspace.target.seconds_to_predict(images, flatbuffer.facts(content).macs)

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from dlmo.atomic import write_atomically
 from dlmo.data.dataset import Dataset, Split
 from dlmo.measure.targets import Target
 from dlmo.measure.targets.host import Host
 from dlmo.networks.own import OwnNetwork
 from dlmo.progress import Progress, Update
-from dlmo.runtimes.litert.flatbuffer import write_atomically
 from dlmo.study.recipe import Int8, Kd, Precision, Prune, PruneChannels, Qat, Recipe, Step
 from dlmo.study.results import Repair
 from dlmo.study.store import Store, key_of
@@ -30,6 +30,9 @@ _VERSIONS = {"train": 2, "import": 1, "technique": 3, "float": 2, "artifact": 3,
 
 # One teacher for all students and seeds: it is given, as the data are, not a part of what is repeated.
 _TEACHER_SEED = 0
+
+# The state of an unfinished training, in its stage's folder.
+_CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ class Trained:
     shapes: dict[str, list[int]] = field(default_factory=dict)
 
     def curve(self) -> tuple[Epoch, ...]:
-        return tuple(Epoch(**line) for line in json.loads((self.folder / "curve.json").read_text()))
+        return read_curve(self.folder)
 
 
 @dataclass(frozen=True)
@@ -133,19 +136,27 @@ class Artifact:
 
 def make_artifact(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed: int) -> Artifact:
     """Run every stage of a recipe that the store does not hold yet."""
+    return convert(workspace, make_trained(workspace, recipe, plan, seed), recipe.precision, seed)
+
+
+def make_trained(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed: int) -> Trained:
+    """Run every training stage of a recipe that the store does not hold yet."""
     trained = train(workspace, recipe.network, plan, seed, recipe.kd)
     for step in recipe.further_trainings:
         trained = train_further(workspace, trained, step, plan, seed, recipe.kd)
-    return convert(workspace, trained, recipe.precision, seed)
+    return trained
 
 
 @dataclass(frozen=True)
 class Expected:
-    """A training that a recipe needs: its stage, its key, and the seconds it should take."""
+    """A training that a recipe needs: its stage, its key, and the seconds it should take. name: network and steps so
+    far, as in `resnet20 > prune(0.9)`."""
 
     stage: str
     key: str
     seconds: float
+    name: str
+    seed: int
 
 
 def trainings_of(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed: int) -> list[Expected]:
@@ -154,19 +165,44 @@ def trainings_of(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed: 
     found: list[Expected] = []
     if workspace.is_own(network):
         key = _import_key(workspace)
-        found.append(Expected("import", key, 0.0))
+        found.append(Expected("import", key, 0.0, network, seed))
     else:
         taught = kd
         while taught is not None and (teacher := _teacher_training(taught, network, seed)) is not None:
             name, own_seed, taught = teacher
             seconds = plan.seconds_of(None, taught) if name == network else plan.teacher_training_seconds(name)
-            found.insert(0, Expected("train", _train_key(workspace, name, plan, own_seed, taught), seconds))
+            key = _train_key(workspace, name, plan, own_seed, taught)
+            found.insert(0, Expected("train", key, seconds, _name(name, taught), own_seed))
         key = _train_key(workspace, network, plan, seed, kd)
-        found.append(Expected("train", key, plan.seconds_of(None, kd)))
-    for step in recipe.further_trainings:
+        found.append(Expected("train", key, plan.seconds_of(None, kd), _name(network, kd), seed))
+    for number, step in enumerate(recipe.further_trainings, 1):
         key = _technique_key(workspace, key, network, step, plan, seed, kd)
-        found.append(Expected("technique", key, plan.seconds_of(step, kd)))
+        name = _name(network, kd, *recipe.further_trainings[:number])
+        found.append(Expected("technique", key, plan.seconds_of(step, kd), name, seed))
     return found
+
+
+def _name(network: str, *steps: Step | None) -> str:
+    return " > ".join([network, *(str(step) for step in steps if step is not None)])
+
+
+def read_curve(folder: Path) -> tuple[Epoch, ...]:
+    """The curve of a finished training stage."""
+    return tuple(Epoch(**line) for line in json.loads((folder / "curve.json").read_text()))
+
+
+def curve_so_far(store: Store, stage: str, key: str) -> tuple[Epoch, ...]:
+    """The curve of a training stage, finished or not; of an unfinished one up to its last checkpoint."""
+    from dlmo.training import checkpoint
+
+    done = store.finished(stage, key)
+    if done is not None:
+        return read_curve(done)
+    try:
+        record = checkpoint.load_record(store.unfinished(stage, key) / _CHECKPOINT)
+    except FileNotFoundError:  # not begun, or finished at this very moment
+        return ()
+    return tuple(Epoch(**line) for line in record["curve"])
 
 
 def check_teaching(workspace: Workspace, recipe: Recipe) -> None:
@@ -498,7 +534,7 @@ def _train_into(
     from dlmo.training.loop import train as run_training
 
     schedule = plan.schedule_of(step)
-    state = folder / "checkpoint.safetensors"
+    state = folder / _CHECKPOINT
     epochs = f"{schedule.epochs} epoch{'s' if schedule.epochs > 1 else ''}"
     title = f"{step.name if step else 'train'} {name}{' with a teacher' if kd else ''}: {epochs}"
     technique = _technique(step, parent)

@@ -47,6 +47,10 @@ class Store:
         path = self.root / stage / key
         return path if path.exists() else None
 
+    def unfinished(self, stage: str, key: str) -> Path:
+        """The folder of a stage that is being made, which may not be there."""
+        return self.root / "unfinished" / f"{stage}-{key}"
+
     def stage(self, stage: str, key: str, make: Callable[[Path], None]) -> Path:
         """The stage's folder, made by `make(folder)` if it is not there yet.
 
@@ -60,7 +64,7 @@ class Store:
             done = self.finished(stage, key)
             if done is not None:
                 return done
-            work = self.root / "unfinished" / f"{stage}-{key}"
+            work = self.unfinished(stage, key)
             work.mkdir(exist_ok=True)
             make(work)
             target = self.root / stage / key

@@ -29,7 +29,8 @@ class QuantizationAwareTraining(Technique):
     """Train with fake-quantized weights and activations, starting from a trained float network."""
 
     def begin(self, network: nn.Module, steps: int) -> nn.Module:
-        return insert_fake_quantization(network)
+        # The layers put in are new; techniques that begin after this one look at them where the others are.
+        return insert_fake_quantization(network).to(next(network.parameters()).device)
 
 
 class ActivationQuantizer(nn.Module):

@@ -23,8 +23,19 @@ def load(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
-        record = json.loads((file.metadata() or {}).get("dlmo", "{}"))
-        return {name: file.get_tensor(name) for name in file.keys()}, record  # noqa: SIM118  (not iterable itself)
+        return {name: file.get_tensor(name) for name in file.keys()}, _record(file)  # noqa: SIM118  (not iterable)
+
+
+def load_record(path: Path) -> dict:
+    """The record alone, without reading the tensors."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return _record(file)
+
+
+def _record(file) -> dict:
+    return json.loads((file.metadata() or {}).get("dlmo", "{}"))
 
 
 def save_weights(path: Path, network: nn.Module, facts: dict) -> None:

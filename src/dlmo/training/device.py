@@ -18,17 +18,14 @@ class Device:
 
     def describe(self) -> str:
         precision = "bfloat16" if self.autocast else "float32"
-        return (
-            f"{self.name} ({os.cpu_count()} threads), {precision}"
-            if self.name == "cpu"
-            else f"{self.name}, {precision}"
-        )
+        detail = f"{os.cpu_count()} threads" if self.name == "cpu" else torch.cuda.get_device_name()
+        return f"{self.name} ({detail}), {precision}"
 
 
 def best_device() -> Device:
     """CUDA when present; bfloat16 where the hardware multiplies it (elsewhere it is emulated and slower)."""
     if torch.cuda.is_available():
-        return Device("cuda", torch.bfloat16 if torch.cuda.is_bf16_supported() else None)
+        return Device("cuda", torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None)
     return Device("cpu", torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else None)
 
 
@@ -51,7 +48,17 @@ def memory_format(network: nn.Module, device: Device) -> torch.memory_format:
     return torch.contiguous_format if unsafe else torch.channels_last
 
 
-def keep_freed_memory() -> None:
+def prepare(device: Device) -> None:
+    """What the whole process does once for faster training."""
+    if device.name == "cpu":
+        _keep_freed_memory()
+    else:
+        # All batches of a training have a few sizes, so trying cuDNN's kernels on each pays. Which one wins may
+        # differ from run to run, and with it the last bits of the weights.
+        torch.backends.cudnn.benchmark = True
+
+
+def _keep_freed_memory() -> None:
     """Let glibc keep freed tensors' memory instead of returning it to the kernel after every operator.
 
     Depthwise networks spend more time in page faults than in arithmetic without this

@@ -17,7 +17,7 @@ from dlmo.techniques.technique import Batch, Technique
 from dlmo.training import checkpoint
 from dlmo.training.augmentation import augment, numbers_of_epoch, numbers_of_view
 from dlmo.training.curve import Epoch
-from dlmo.training.device import Device, keep_freed_memory, memory_format
+from dlmo.training.device import Device, memory_format, prepare
 from dlmo.training.optimizer import optimizers_for
 from dlmo.training.schedule import Augmentation, Schedule
 
@@ -56,11 +56,11 @@ def train(
     class_weights: weight of each class in the loss, float, classes.
     checkpoint_path: where to save the state now and then, and to resume from if it exists.
     progress: called with the share done, 0 to 1.
-    The same arguments give the same network, resumed or not; the epoch to keep is always the last.
+    The same arguments give the same network, resumed or not (on a GPU but for rounding, whose order is not fixed
+    there); the epoch to keep is always the last.
     """
     technique = technique or Technique()
-    if device.name == "cpu":
-        keep_freed_memory()
+    prepare(device)
     torch.manual_seed(seed)
     steps_per_epoch = max(1, len(images) // schedule.batch_size)
     total = steps_per_epoch * schedule.epochs

@@ -1,6 +1,7 @@
 """Where a model shall run: what a target is asked, and the targets there are.
 
-A target is named KIND or KIND:REST. A new one is one module with a class like those here and one line in TARGETS.
+A target is named KIND or KIND:REST. A new one is one module with a class like those here and one line in TARGETS. Such
+a module imports its runtime where it uses it: a machine that only trains has none, but plans for the target by name.
 """
 
 import difflib
@@ -63,8 +64,8 @@ TARGETS: dict[str, str] = {
 }
 
 
-def find(name: str) -> Target:
-    """The target of that name, ready to use. Raises UserError if there is none or something for it is missing."""
+def find(name: str, *, ready: bool = True) -> Target:
+    """The target of that name. Raises UserError if there is none or, if `ready` to use, something for it is missing."""
     kind, _, rest = name.partition(":")
     if kind not in TARGETS:
         close = difflib.get_close_matches(kind.lower(), TARGETS, 1)
@@ -72,5 +73,6 @@ def find(name: str) -> Target:
         raise UserError(f'target "{name}" is not available{hint}; known: {", ".join(TARGETS)}')
     module, _, name_of_class = TARGETS[kind].partition(":")
     target = getattr(import_module(module), name_of_class)(rest)
-    target.check()
+    if ready:
+        target.check()
     return target

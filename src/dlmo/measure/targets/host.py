@@ -5,11 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from dlmo.errors import UserError
-from dlmo.measure.latency import machine, measure_latency
-from dlmo.measure.memory import measure_memory
 from dlmo.measure.targets import Measured
 from dlmo.progress import Progress
-from dlmo.runtimes.litert.interpreter import Runner, predict
 
 # 8 s for 10,000 images: a small network on two cores, and what surrounds it.
 _SECONDS_PER_IMAGE = 0.0008
@@ -27,10 +24,14 @@ class Host:
             raise UserError(f'target "cpu:{self._rest}": "cpu" takes nothing more')
 
     def identity(self) -> dict:
+        from dlmo.measure.latency import machine
+
         # Kernels differ between processors by a rounding now and then.
         return machine()
 
     def predict(self, content: bytes, images: np.ndarray, progress: Callable[[float], None]) -> np.ndarray:
+        from dlmo.runtimes.litert.interpreter import predict
+
         return predict(content, images)
 
     def seconds_to_predict(self, images: int, macs: int) -> float:
@@ -38,6 +39,10 @@ class Host:
 
     def measure(self, contents: Sequence[bytes], threads: int, progress: Progress) -> list[Measured]:
         """Latency is measured last, all files in turns."""
+        from dlmo.measure.latency import measure_latency
+        from dlmo.measure.memory import measure_memory
+        from dlmo.runtimes.litert.interpreter import Runner
+
         memory = []
         with progress.stage("measure memory") as update:
             for index, content in enumerate(contents):

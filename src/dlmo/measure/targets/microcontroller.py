@@ -8,7 +8,6 @@ from dlmo.errors import UserError
 from dlmo.measure.targets import Measured
 from dlmo.progress import Progress
 from dlmo.runtimes.tflm import interpreter
-from dlmo.runtimes.tflm.flash import flash
 
 # The reference kernels in one process per core, two cores; depthwise convolutions take more, others less.
 _SECONDS_PER_MAC = 1e-9
@@ -39,6 +38,8 @@ class Microcontroller:
         return images * macs * _SECONDS_PER_MAC
 
     def measure(self, contents: Sequence[bytes], threads: int, progress: Progress) -> list[Measured]:
+        from dlmo.runtimes.tflm.flash import flash
+
         found = []
         with progress.stage("count arena bytes") as update:
             for index, content in enumerate(contents):

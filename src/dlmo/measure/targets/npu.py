@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dlmo.measure.targets import Measured
 from dlmo.measure.targets.host import Host
 from dlmo.progress import Progress
-from dlmo.runtimes.vela import compiler
 
 DEFAULT_ACCELERATOR = "ethos-u55-128"
 
@@ -19,9 +18,13 @@ class Npu(Host):
         self.name = f"npu:{self._accelerator}"
 
     def check(self) -> None:
+        from dlmo.runtimes.vela import compiler
+
         compiler.require(self._accelerator)
 
     def measure(self, contents: Sequence[bytes], threads: int, progress: Progress) -> list[Measured]:
+        from dlmo.runtimes.vela import compiler
+
         found = []
         with progress.stage(f"compile for {self._accelerator}") as update:
             for index, content in enumerate(contents):

@@ -1,7 +1,6 @@
 """Reading and rewriting .tflite files, and the facts that can be read off one without running it."""
 
 import math
-import os
 from collections import Counter
 from dataclasses import dataclass
 
@@ -160,11 +159,3 @@ def shape_of(tensor: schema.TensorT) -> tuple[int, ...]:
 
 def _indices(values) -> list[int]:
     return [] if values is None else list(values)
-
-
-def write_atomically(path: os.PathLike | str, content: bytes) -> None:
-    """Write beside the target and rename, so that a killed process leaves either nothing or the whole file."""
-    temporary = f"{os.fspath(path)}.part"
-    with open(temporary, "wb") as file:
-        file.write(content)
-    os.replace(temporary, path)
