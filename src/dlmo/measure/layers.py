@@ -54,6 +54,11 @@ class Operator:
     added: float | None = None
 
     @property
+    def title(self) -> str:
+        """3 CONV_2D 1x8x8x32"""
+        return f"{self.index} {self.name} {'x'.join(map(str, self.output))}"
+
+    @property
     def decibels(self) -> float | None:
         """Signal-to-noise ratio of the output; None where nothing was compared, or nothing differs."""
         return -10 * math.log10(self.error) if self.error else None

@@ -1,15 +1,16 @@
 """The reference study's whole grid: its networks, its setups, both data sets, ours beside theirs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from dlmo import networks as registry
 from dlmo.errors import UserError
-from dlmo.progress import Progress
+from dlmo.measure.speed import MANY, Speed, measure_speed
+from dlmo.progress import Progress, SilentProgress
 from dlmo.strategy.budget import parse_duration
 from dlmo.strategy.findings import Finding, Measured, findings
-from dlmo.strategy.job import Options, run_job
+from dlmo.strategy.job import Finished, Options, run_job
 from dlmo.strategy.study import study_job
 from dlmo.study import published
 from dlmo.study.results import Run
@@ -18,10 +19,12 @@ from dlmo.study.run import comparer
 
 @dataclass(frozen=True)
 class PaperStudy:
-    """runs: by data set name. findings: the study's claims, tested on these runs."""
+    """runs: by data set name. findings: the study's claims, tested on these runs. speeds: by data set name and
+    artifact."""
 
     runs: dict[str, Run]
     findings: tuple[Finding, ...]
+    speeds: dict[str, dict[str, Speed]] = field(default_factory=dict)
 
     def to_json(self) -> dict:
         return {
@@ -30,6 +33,10 @@ class PaperStudy:
                 {"claim": f.claim, "verdict": f.verdict, "cases": [vars(case) for case in f.cases]}
                 for f in self.findings
             ],
+            "speeds": {
+                dataset: {artifact: asdict(speed) for artifact, speed in speeds.items()}
+                for dataset, speeds in self.speeds.items()
+            },
         }
 
 
@@ -65,16 +72,27 @@ def study_paper(
         options = replace(options, time=f"{parse_duration('--time', options.time) / len(published.DATASETS)}s")
     runs: dict[str, Run] = {}
     measured: dict[str, Measured] = {}
+    speeds: dict[str, dict[str, Speed]] = {}
     for name in published.DATASETS:
         source = name if data is None else f"{name}:{data}"
         part = options if options.folder is None else replace(options, out=options.folder / name)
         finished = run_job(source, study_job(source, chosen, codes, (), None, part), part, progress)
         runs[name] = finished.run
+        speeds[name] = _speeds(finished, progress or SilentProgress())
         first = tuple(result for result in finished.run.results if result.seed == options.seeds[0])
         measured[name] = Measured(first, comparer(finished.outcomes, finished.dataset))
-    found = PaperStudy(runs, findings(measured))
+    found = PaperStudy(runs, findings(measured), speeds)
     if options.folder is not None:
         from dlmo.report.study_page import write_study
 
         write_study(options.folder, found)
     return found
+
+
+def _speeds(finished: Finished, progress: Progress) -> dict[str, Speed]:
+    """What many test images take each file of a run, by its name."""
+    outcomes = finished.outcomes
+    expected = MANY * sum(outcome.result.latency_ms for outcome in outcomes) / 1000
+    with progress.stage(f"run {len(outcomes)} files on {MANY:,} images, one thread and all", 2 * expected) as update:
+        found = measure_speed([outcome.content for outcome in outcomes], finished.dataset.test.images, update)
+    return {outcome.result.artifact: speed for outcome, speed in zip(outcomes, found)}
