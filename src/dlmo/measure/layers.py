@@ -277,7 +277,11 @@ def _key(model: schema.ModelT, operator: schema.OperatorT) -> tuple | None:
     """What an operator must share with its twin: name and output shape. None for one that is not compared."""
     name = flatbuffer.operator_name(model, operator)
     output = flatbuffer.output_tensor(model.subgraphs[0], operator)
-    return None if name in _NOT_COMPARED or output is None else (name, flatbuffer.shape_of(output))
+    if name in _NOT_COMPARED or output is None:
+        return None
+    shape = flatbuffer.shape_of(output)
+    # A 1x1 convolution may have become a dense layer over each pixel (see runtimes.litert.four_bits).
+    return ("CONV_2D" if name == "FULLY_CONNECTED" and len(shape) == 4 else name, shape)
 
 
 def _cut_at_zero(model: schema.ModelT, operator: schema.OperatorT) -> bool:

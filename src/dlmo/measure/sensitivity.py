@@ -1,31 +1,28 @@
-"""How much each layer of a float .tflite file suffers from weights of few bits."""
+"""How much the layers of a float .tflite file suffer from weights of 4 bits."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from dlmo.runtimes.litert import flatbuffer
+from dlmo.runtimes.litert.four_bits import takes_four_bits
 from dlmo.runtimes.litert.interpreter import predict
-
-# What the kernels take with 4-bit weights; depthwise convolutions have few weights and suffer most.
-_LAYERS = ("CONV_2D", "FULLY_CONNECTED")
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """One layer, by the name of its output. weights: how many it has. macs: at batch 1.
+    """One layer, by the name of its output. weights: how many it has.
 
     noise: power of the change of the scores when its weights alone are rounded, as a share of the scores' power.
     """
 
     layer: str
     weights: int
-    macs: int
     noise: float
 
 
-def sensitivities(content: bytes, images: np.ndarray, bits: int) -> list[Sensitivity]:
-    """Of every convolution and dense layer, in the order of execution.
+def sensitivities(content: bytes, images: np.ndarray) -> list[Sensitivity]:
+    """Of every layer whose kernel takes such weights, in the order of execution.
 
     images: uint8 N x H x W x C; a few dozen are enough, since the scores are compared, not the answers.
     """
@@ -34,26 +31,21 @@ def sensitivities(content: bytes, images: np.ndarray, bits: int) -> list[Sensiti
     scores = predict(content, images)
     found = []
     for operator in graph.operators:
-        name = flatbuffer.operator_name(model, operator)
-        tensor = graph.tensors[int(operator.inputs[1])] if name in _LAYERS else None
-        weights = None if tensor is None else flatbuffer.constant(model, tensor)
-        if weights is None:
+        if not takes_four_bits(model, operator):
             continue
-        buffer = model.buffers[tensor.buffer]
+        tensor = graph.tensors[int(operator.inputs[1])]
+        weights, buffer = flatbuffer.constant(model, tensor), model.buffers[tensor.buffer]
         kept = buffer.data
-        buffer.data = np.frombuffer(rounded(weights, bits).tobytes(), np.uint8)
+        buffer.data = np.frombuffer(rounded(weights).tobytes(), np.uint8)
         changed = predict(flatbuffer.write(model), images)
         buffer.data = kept
         noise = float(np.square(changed - scores).sum() / np.square(scores).sum())
-        output = flatbuffer.output_tensor(graph, operator)
-        macs = flatbuffer.work(name, flatbuffer.input_tensors(graph, operator), output)[1]
-        found.append(Sensitivity(output.name.decode(), weights.size, macs, noise))
+        found.append(Sensitivity(flatbuffer.output_tensor(graph, operator).name.decode(), weights.size, noise))
     return found
 
 
-def rounded(weights: np.ndarray, bits: int) -> np.ndarray:
-    """Weights as integers of so many bits can tell them: symmetric, one scale per output channel (the first axis)."""
-    largest = 2 ** (bits - 1) - 1
+def rounded(weights: np.ndarray) -> np.ndarray:
+    """Weights as 4 bits tell them: -7 to 7 steps, one step width per output channel (the first axis)."""
     rows = weights.reshape(len(weights), -1)
-    scale = np.abs(rows).max(1, keepdims=True) / largest
-    return (np.round(rows / np.where(scale > 0, scale, 1)) * scale).reshape(weights.shape).astype(np.float32)
+    step = np.abs(rows).max(1, keepdims=True) / 7
+    return (np.round(rows / np.where(step > 0, step, 1)) * step).reshape(weights.shape).astype(np.float32)

@@ -78,7 +78,7 @@ def study_paper(
         part = options if options.folder is None else replace(options, out=options.folder / name)
         finished = run_job(source, study_job(source, chosen, codes, (), None, part), part, progress)
         runs[name] = finished.run
-        speeds[name] = _speeds(finished, progress or SilentProgress())
+        speeds[name] = speeds_of(finished, progress or SilentProgress())
         first = tuple(result for result in finished.run.results if result.seed == options.seeds[0])
         measured[name] = Measured(first, comparer(finished.outcomes, finished.dataset))
     found = PaperStudy(runs, findings(measured), speeds)
@@ -89,7 +89,7 @@ def study_paper(
     return found
 
 
-def _speeds(finished: Finished, progress: Progress) -> dict[str, Speed]:
+def speeds_of(finished: Finished, progress: Progress) -> dict[str, Speed]:
     """What many test images take each file of a run, by its name."""
     outcomes = finished.outcomes
     expected = MANY * sum(outcome.result.latency_ms for outcome in outcomes) / 1000

@@ -1,8 +1,7 @@
-"""Mixed precision: int8, but 4-bit weights where they cost least, or float where int8 costs most.
+"""Mixed precision: int8, but weights of 4 bits where they cost least, or float where int8 costs most.
 
-What has no int8 form computes in float, so it is for layers with many weights and little work, or for the few that
-int8 breaks. Both stay inside the delegate's one partition. Layers are ranked by the noise they bring (a few images),
-how many of them change is decided by accuracy on validation images, or by the file's size.
+Layers are ranked by the noise they bring (on a few images); how many of them change is decided by accuracy on
+validation images, or by the file's size. Everything stays inside the delegate's one partition.
 """
 
 from bisect import bisect_left
@@ -22,9 +21,8 @@ from dlmo.study.recipe import Mixed
 from dlmo.study.results import Repair
 
 _RANKED_ON = 48  # images
-# What the tensors and operators around a layer of another form take.
-_OVERHEAD_BYTES = 600
-# Float arithmetic is 3 to 4 times slower than int8: with half of the work in it a file is still faster than float.
+_LEAST_SAVING = 256  # bytes
+# Float arithmetic takes 2 to 4 times as long as int8: with half of the work in it a file is still faster than float.
 _FLOAT_WORK = 0.5
 
 # The file in which operators, by the name of their output, have another form than int8.
@@ -70,9 +68,8 @@ def _within_size(content: bytes, size: int, file: _Maker, dataset: Dataset) -> t
 
 
 def _fewer_bits(content: bytes, drop: float, file: _Maker, judge: Judge, dataset: Dataset) -> tuple[bytes, str]:
-    """4-bit weights in as many layers as the drop allows, and as leave the file faster than float."""
+    """4-bit weights in as many layers as the drop allows."""
     layers = _by_harm(content, dataset)
-    layers = layers[: _still_fast(content, [layer.macs for layer in layers])]
 
     def loses(count: int) -> bool:
         return count > 0 and judge.lost(file(_with_fewer_bits(layers[:count]))) > drop
@@ -89,7 +86,8 @@ def _in_float(
     graph = model.subgraphs[0]
     worst = inspect_own("int8", plain, "float32", content, dataset).worst(len(graph.operators))
     names = [flatbuffer.output_tensor(graph, graph.operators[operator.twin]).name.decode() for operator in worst]
-    names = names[: _still_fast(content, [operator.macs for operator in worst])]
+    work = np.cumsum([operator.macs for operator in worst])
+    names = names[: int((work <= _FLOAT_WORK * flatbuffer.facts(content).macs).sum())]
     count = 1
     while count <= len(names):
         made = file(dict.fromkeys(names[:count], "float16"))
@@ -102,17 +100,12 @@ def _in_float(
     )
 
 
-def _still_fast(content: bytes, macs: list[int]) -> int:
-    """How many of the layers, in this order, may compute in float."""
-    return int((np.cumsum(macs) <= _FLOAT_WORK * flatbuffer.facts(content).macs).sum())
-
-
 def _with_fewer_bits(layers: list[Sensitivity]) -> dict[str, LayerForm]:
     return {layer.layer: "int4" for layer in layers}
 
 
 def _by_harm(content: bytes, dataset: Dataset) -> list[Sensitivity]:
     """The layers that 4-bit weights make smaller, least noise per saved byte first."""
-    found = sensitivities(content, dataset.validation.spread(_RANKED_ON).images, bits=4)
-    saving = [layer for layer in found if layer.weights / 2 > _OVERHEAD_BYTES]
-    return sorted(saving, key=lambda layer: layer.noise / (layer.weights / 2 - _OVERHEAD_BYTES))
+    found = sensitivities(content, dataset.validation.spread(_RANKED_ON).images)
+    saving = [layer for layer in found if layer.weights / 2 >= _LEAST_SAVING]
+    return sorted(saving, key=lambda layer: layer.noise / layer.weights)

@@ -12,12 +12,13 @@ from ai_edge_quantizer import calibrator, qtyping, quantizer, recipe_manager
 from ai_edge_quantizer.utils import qsv_utils
 
 from dlmo.data.preprocessing import to_float
+from dlmo.runtimes.litert.four_bits import pointwise_as_dense
 from dlmo.runtimes.litert.interpreter import quiet
 from dlmo.runtimes.litert.ranges import RangeRule, sampled_values
 
 _OPERATION = qtyping.TFLOperationName
-# What a layer of an int8 file may be instead: weights in 4 or 16 bits that are widened when the file is loaded, float
-# arithmetic.
+# What a layer of an int8 file may be instead: the same with weights of 4 bits (see runtimes.litert.four_bits), or float
+# arithmetic with weights of 16 bits.
 LayerForm = Literal["int4", "float16"]
 
 
@@ -71,13 +72,14 @@ def static_int8(
         scope = f"^{re.escape(name)};$"  # as the quantizer writes an operator's name
         if form == "int4":
             for operation in (_OPERATION.CONV_2D, _OPERATION.FULLY_CONNECTED):
-                recipe.add_weight_only_config(scope, operation, 4)
+                recipe.add_static_config(scope, operation, 8, 4)
         else:
             recipe.add_quantization_config(
                 scope, _OPERATION.ALL_SUPPORTED, algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE
             )
             _add_float16(recipe, scope)
-    return _quantize(content, recipe, lambda model: _ranges(model, recipe, images, range_rule))
+    made = _quantize(content, recipe, lambda model: _ranges(model, recipe, images, range_rule))
+    return pointwise_as_dense(made) if exceptions else made
 
 
 def _ranges(
