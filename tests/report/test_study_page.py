@@ -5,10 +5,12 @@ import io
 
 import pytest
 
+from dlmo.measure import speed
+from dlmo.progress import SilentProgress
 from dlmo.report.study_page import setup_tables, study_csv, write_study
 from dlmo.strategy.findings import Measured, findings
 from dlmo.strategy.job import Options, run_job
-from dlmo.strategy.paper import PaperStudy
+from dlmo.strategy.paper import PaperStudy, speeds_of
 from dlmo.strategy.study import study_job
 from dlmo.study.published import published
 from dlmo.study.run import comparer
@@ -21,7 +23,10 @@ def paper(shared_store):
     finished = run_job("digits", study_job("digits", ["vgg"], ["NQ", "FIQ"], (), None, options), options, None)
     run = finished.run
     measured = {"cifar10": Measured(run.results, comparer(finished.outcomes, finished.dataset))}
-    return PaperStudy({"cifar10": run}, findings(measured))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speed, "MANY", 100)
+        speeds = {"cifar10": speeds_of(finished, SilentProgress())}
+    return PaperStudy({"cifar10": run}, findings(measured), speeds)
 
 
 def test_ours_stand_beside_theirs(paper):
@@ -40,6 +45,18 @@ def test_csv_has_the_published_figure_in_every_line(paper):
     assert [row["setup"] for row in rows] == ["NQ", "FIQ"]
     assert float(rows[0]["published_accuracy"]) == published()["vgg", "cifar10", "NQ"].accuracy
     assert {row["dataset"] for row in rows} == {"cifar10"}
+
+
+def test_speed_on_many_images_and_all_threads_stands_in_table_and_csv(paper):
+    (plain, _) = setup_tables(paper)
+    result = next(result for result in paper.runs["cifar10"].results if result.setup == "NQ")
+    measured = paper.speeds["cifar10"][result.artifact]
+    assert [float(cell) for cell in plain.lines[0].cells[-2:]] == pytest.approx(
+        [measured.many_s, measured.many_all_s], rel=0.01
+    )
+    row = next(csv.DictReader(io.StringIO(study_csv(paper))))
+    assert float(row["speed_many_s"]) == measured.many_s and int(row["speed_threads"]) == measured.threads
+    assert float(row["published_accuracy"]) == published()["vgg", "cifar10", "NQ"].accuracy
 
 
 def test_all_files_are_written_and_name_every_finding(paper, tmp_path):

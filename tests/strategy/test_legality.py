@@ -33,6 +33,7 @@ def test_what_each_target_runs(target, legal):
         ("resnet8 > prune > dynamic_int8", "DENSIFY", "resnet8 > int8"),
         ("resnet8 > dynamic_int8", "hybrid", "resnet8 > int8"),
         ("resnet8 > float16", "float16", "resnet8 > int8"),
+        ("resnet8 > mixed(drop=0.01)", "4-bit", "resnet8 > int8"),
         ("resnet8 > prune(0.9) > qat > int8", "DENSIFY", "resnet8 > qat > int8"),
         ("resnet8 > prune > int8(calibration=50)", "DENSIFY", "resnet8 > int8(50)"),
     ],

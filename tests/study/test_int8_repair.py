@@ -1,8 +1,11 @@
+from functools import partial
+
 import numpy as np
 import pytest
 
 from dlmo.runtimes.litert import flatbuffer
 from dlmo.runtimes.litert.interpreter import Runner
+from dlmo.runtimes.litert.quantize import static_int8
 from dlmo.study import int8_repair
 from dlmo.study.conversion import float_content
 from dlmo.study.recipe import parse
@@ -29,16 +32,30 @@ def test_the_first_rung_is_enough_for_a_plain_network(workspace):
 
 def test_a_rung_that_loses_accuracy_is_followed_by_the_next(workspace, monkeypatch):
     """A range that clips everything away stands for a network that plain ranges break."""
-    monkeypatch.setattr(int8_repair, "RUNGS", {"broken": lambda values: (0.0, 1e-3)} | int8_repair.RUNGS)
+    broken = partial(static_int8, range_rule=lambda values: (0.0, 1e-3))
+    monkeypatch.setattr(int8_repair, "RUNGS", {"broken": broken} | int8_repair.RUNGS)
     network = load_network(workspace, train(workspace, "resnet8@0.5", PLAN, 0))
     content = float_content(network, workspace.dataset, False)
     calibration = workspace.dataset.train.images[:50]
-    file, repair = int8_repair.repaired_int8(content, workspace.dataset, calibration)
+    judge = int8_repair.Judge(content, workspace.dataset)
+    file, repair = int8_repair.repaired_int8(content, workspace.dataset, calibration, judge)
     assert repair.rung == "min/max ranges"
     assert list(repair.lost) == ["broken", "min/max ranges"]
     assert repair.lost["broken"] > 0.005 >= repair.lost["min/max ranges"]
     assert "broken lost" in repair.words()
+    assert 1 <= len(repair.layers) <= 3 and all(layer in repair.words() for layer in repair.layers)
     assert np.dtype(Runner(file).input["dtype"]) == np.int8
+
+
+def test_channels_that_no_common_scale_fits_are_equalized(lopsided, digits):
+    """Ranges cannot mend this one: whatever they are, small channels drown between the steps of large ones."""
+    judge = int8_repair.Judge(lopsided, digits)
+    file, repair = int8_repair.repaired_int8(lopsided, digits, digits.train.images[:100], judge)
+    assert repair.rung == "equalized channels"
+    assert min(lost for rung, lost in repair.lost.items() if rung != repair.rung) > 0.05
+    assert repair.lost[repair.rung] <= 0.005
+    assert judge.lost(file) == repair.lost[repair.rung]
+    assert any("CONV_2D" in layer and "dB" in layer for layer in repair.layers)
 
 
 def test_other_precisions_need_no_repair(workspace):
@@ -49,3 +66,5 @@ def test_words_name_the_rung_and_what_was_tried():
     repair = Repair("99.9 % ranges", {"min/max ranges": 0.021, "99.9 % ranges": 0.004}, 500)
     expected = "99.9 % ranges (min/max ranges lost 2.1, 99.9 % ranges lost 0.4 points on 500 validation images)"
     assert repair.words() == expected
+    blamed = Repair(repair.rung, repair.lost, 500, ("4 CONV_2D 1x8x8x32 (9 dB)",))
+    assert blamed.words() == f"{expected[:-1]}; it was lost in 4 CONV_2D 1x8x8x32 (9 dB))"

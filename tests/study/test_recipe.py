@@ -20,6 +20,9 @@ from dlmo.study.recipe import SETUPS, for_setup, parse
         "resnet8 > kd(loss=hint, weight=0.5, labels=1) > float32",
         "resnet8 > kd(scheme=online) > float32",
         "resnet8 > kd(self, loss=shallow) > float32",
+        "resnet20 > mixed",
+        "resnet20 > prune_channels(0.5) > mixed(drop=0.01)",
+        "resnet20 > mixed(size=96000, calibration=300)",
     ],
 )
 def test_text_round_trips(text):
@@ -96,6 +99,11 @@ def test_views_are_stored_where_only_answers_count():
         ("resnet20 > kd(generations=2)", "needs teacher=self"),
         ("resnet20 > kd(self, scheme=online, generations=2)", "no generations"),
         ("resnet20 > kd(loss=rkd, views=3)", "views needs"),
+        ("resnet20 > mixed(size=96KB, drop=0.01)", "size or drop, not both"),
+        ("resnet20 > mixed(size=96XB)", "is no size"),
+        ("resnet20 > mixed(size=96)", "greater than or equal to 1000"),
+        ("resnet20 > prune > mixed", "cannot be stored sparse"),
+        ("resnet20 > qat > mixed", "must be followed by"),
         ("resnett20 > int8", "did you mean resnet20"),
     ],
 )
@@ -103,6 +111,11 @@ def test_mistakes_are_named(text, message):
     with pytest.raises(UserError) as caught:
         parse(text)
     assert message in str(caught.value)
+
+
+def test_a_size_is_written_in_bytes():
+    for text in ("mixed(size=96KB)", "mixed(96KB)"):
+        assert str(parse(f"resnet20 > {text}")) == "resnet20 > mixed(96000)"
 
 
 def test_unknown_setup():

@@ -54,6 +54,11 @@ class Operator:
     added: float | None = None
 
     @property
+    def title(self) -> str:
+        """3 CONV_2D 1x8x8x32"""
+        return f"{self.index} {self.name} {'x'.join(map(str, self.output))}"
+
+    @property
     def decibels(self) -> float | None:
         """Signal-to-noise ratio of the output; None where nothing was compared, or nothing differs."""
         return -10 * math.log10(self.error) if self.error else None
@@ -272,7 +277,11 @@ def _key(model: schema.ModelT, operator: schema.OperatorT) -> tuple | None:
     """What an operator must share with its twin: name and output shape. None for one that is not compared."""
     name = flatbuffer.operator_name(model, operator)
     output = flatbuffer.output_tensor(model.subgraphs[0], operator)
-    return None if name in _NOT_COMPARED or output is None else (name, flatbuffer.shape_of(output))
+    if name in _NOT_COMPARED or output is None:
+        return None
+    shape = flatbuffer.shape_of(output)
+    # A 1x1 convolution may have become a dense layer over each pixel (see runtimes.litert.four_bits).
+    return ("CONV_2D" if name == "FULLY_CONNECTED" and len(shape) == 4 else name, shape)
 
 
 def _cut_at_zero(model: schema.ModelT, operator: schema.OperatorT) -> bool:

@@ -29,10 +29,11 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
             "bold",
         )
         for operator in inspection.worst(_WORST):
-            _say(console, f"- {title(operator)} adds {share(operator.added)} % error ({decibels(operator)} dB)")
+            _say(console, f"- {operator.title} adds {share(operator.added)} % error ({decibels(operator)} dB)")
         unmatched = inspection.unmatched()
         if unmatched:
-            _say(console, f"- not compared, no such operator there: {', '.join(map(title, unmatched))}")
+            titles = ", ".join(operator.title for operator in unmatched)
+            _say(console, f"- not compared, no such operator there: {titles}")
         console.print()
     console.print(operators_table(inspection))
     _say(console, _legend(comparison is not None), "dim")
@@ -80,11 +81,6 @@ def _legend(compared: bool) -> str:
         lines.append("SNR: power of the float file's output over that of the difference; = nothing differs")
         lines.append("added: difference as a share of the output's power, less that of the worst input")
     return "\n".join(lines)
-
-
-def title(operator: Operator) -> str:
-    """3 CONV_2D 1x8x8x32"""
-    return f"{operator.index} {operator.name} {'x'.join(map(str, operator.output))}"
 
 
 def decibels(operator: Operator) -> str:

@@ -20,6 +20,7 @@ PRECISIONS = {
     "float16": "Weights are stored as 16-bit floats; input and output are 32-bit floats.",
     "dynamic_int8": "Weights are 8-bit integers; activations, input and output are floats.",
     "int8": "Weights, activations, input and output are 8-bit integers; the file holds their scales.",
+    "mixed": "8-bit integers, input and output too; some layers have 4-bit weights, or compute in floats.",
 }
 
 

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import re
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from importlib import resources
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import vl_convert
 from markupsafe import Markup
 
 from dlmo.atomic import write_atomically
+from dlmo.measure.speed import Speed
 from dlmo.report import wording
 from dlmo.report.charts import scatter
 from dlmo.strategy.paper import PaperStudy
@@ -31,6 +32,9 @@ HEADINGS = (
     "latency ms",
     "x NQ",
     "published x NQ",
+    "ms, all threads",
+    "10,000 images s",
+    "all threads s",
 )
 
 
@@ -81,12 +85,15 @@ def study_csv(study: PaperStudy) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [entry.name for entry in fields(Result)]
-    writer.writerow(["dataset", *names, "published_accuracy", "published_size_kb", "published_latency_ms"])
+    speeds = [f"speed_{entry.name}" for entry in fields(Speed)]
+    writer.writerow(["dataset", *names, *speeds, "published_accuracy", "published_size_kb", "published_latency_ms"])
     for dataset, run in study.runs.items():
         for result in run.results:
             theirs = published().get((result.network, dataset, result.setup))
             figures = (theirs.accuracy, theirs.size_kb, theirs.latency_ms) if theirs else (None, None, None)
-            writer.writerow([dataset, *(csv_cell(getattr(result, name)) for name in names), *figures])
+            speed = _speed(study, dataset, result)
+            measured = [None] * len(speeds) if speed is None else astuple(speed)
+            writer.writerow([dataset, *(csv_cell(getattr(result, name)) for name in names), *measured, *figures])
     return text.getvalue()
 
 
@@ -113,6 +120,7 @@ def _render(template: str, study: PaperStudy, *, pictures: list, escape: bool, *
         headings=HEADINGS,
         summary=_summary(study),
         schedules=_schedules(study),
+        notes=_notes(study),
         pictures=pictures,
         wording=wording,
         **more,
@@ -136,8 +144,19 @@ def _line(study: PaperStudy, dataset: str, result: Result) -> Line:
         wording.milliseconds(result.latency_ms),
         f"{result.latency_ms / ours_plain.latency_ms:.2f}" if ours_plain else wording.NOT_KNOWN,
         _published_ratio(theirs, theirs_plain),
+        *_speed_cells(_speed(study, dataset, result)),
     )
     return Line(cells, difference is not None and difference < 0)
+
+
+def _speed(study: PaperStudy, dataset: str, result: Result) -> Speed | None:
+    return study.speeds.get(dataset, {}).get(result.artifact)
+
+
+def _speed_cells(speed: Speed | None) -> tuple[str, str, str]:
+    if speed is None:
+        return (wording.NOT_KNOWN,) * 3
+    return wording.milliseconds(speed.latency_all_ms), f"{speed.many_s:.3g}", f"{speed.many_all_s:.3g}"
 
 
 def _plain(run: Run, result: Result) -> Result | None:
@@ -170,6 +189,14 @@ def _schedules(study: PaperStudy) -> list[str]:
             if result.setup == "NQ":
                 found.append(f"{dataset}, {result.network}, seed {result.seed}: {result.epochs} epochs")
     return found
+
+
+def _notes(study: PaperStudy) -> list[str]:
+    """The runs' notes; what only some of them say comes with the data set's name."""
+    runs = study.runs
+    shared = [note for note in next(iter(runs.values())).notes if all(note in run.notes for run in runs.values())]
+    own = [f"{dataset}: {note}" for dataset, run in runs.items() for note in run.notes if note not in shared]
+    return shared + own
 
 
 def _pictures(study: PaperStudy) -> dict[str, str]:

@@ -281,7 +281,7 @@ def _layers(best: Outcome, outcomes: Sequence[Outcome], dataset: Dataset) -> "In
 
 
 def _repair_notes(results: Sequence[Result]) -> tuple[str, ...]:
-    return tuple(f"{result.recipe}: int8 needed {result.repair}" for result in results if result.repair)
+    return tuple(f"{result.recipe}: quantized with {result.repair}" for result in results if result.repair)
 
 
 def _describe(dataset: Dataset, command: str) -> dict:

@@ -14,6 +14,7 @@ _REASONS: dict[str, dict[str, str]] = {
     "mcu": {
         "prune": _SPARSE.format(runtime="TensorFlow Lite Micro"),
         "float16": "TensorFlow Lite Micro has no kernel that widens float16 weights",
+        "mixed": "TensorFlow Lite Micro has no kernel that widens 4-bit or float16 weights",
         "dynamic_int8": "TensorFlow Lite Micro does not run hybrid kernels (int8 weights, float activations)",
     },
     "npu": {
@@ -21,6 +22,7 @@ _REASONS: dict[str, dict[str, str]] = {
         "float32": _INTEGERS_ONLY,
         "float16": _INTEGERS_ONLY,
         "dynamic_int8": _INTEGERS_ONLY,
+        "mixed": _INTEGERS_ONLY,
     },
 }
 

@@ -1,28 +1,34 @@
 """The reference study's whole grid: its networks, its setups, both data sets, ours beside theirs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dlmo import networks as registry
 from dlmo.errors import UserError
-from dlmo.progress import Progress
+from dlmo.progress import Progress, SilentProgress
 from dlmo.strategy.budget import parse_duration
 from dlmo.strategy.findings import Finding, Measured, findings
-from dlmo.strategy.job import Job, Options, run_job
+from dlmo.strategy.job import Finished, Job, Options, run_job
 from dlmo.strategy.study import study_job
 from dlmo.strategy.train_only import TrainedOnly, train_only
 from dlmo.study import published
 from dlmo.study.results import Run
 from dlmo.study.run import comparer
 
+if TYPE_CHECKING:
+    from dlmo.measure.speed import Speed
+
 
 @dataclass(frozen=True)
 class PaperStudy:
-    """runs: by data set name. findings: the study's claims, tested on these runs."""
+    """runs: by data set name. findings: the study's claims, tested on these runs. speeds: by data set name and
+    artifact."""
 
     runs: dict[str, Run]
     findings: tuple[Finding, ...]
+    speeds: "dict[str, dict[str, Speed]]" = field(default_factory=dict)
 
     def to_json(self) -> dict:
         return {
@@ -31,6 +37,10 @@ class PaperStudy:
                 {"claim": f.claim, "verdict": f.verdict, "cases": [vars(case) for case in f.cases]}
                 for f in self.findings
             ],
+            "speeds": {
+                dataset: {artifact: asdict(speed) for artifact, speed in speeds.items()}
+                for dataset, speeds in self.speeds.items()
+            },
         }
 
 
@@ -50,12 +60,14 @@ def study_paper(
     options = options or Options(time=None)
     runs: dict[str, Run] = {}
     measured: dict[str, Measured] = {}
+    speeds: dict[str, dict[str, Speed]] = {}
     for name, source, job, part in _parts(data, network, setup, options):
         finished = run_job(source, job, part, progress)
         runs[name] = finished.run
+        speeds[name] = speeds_of(finished, progress or SilentProgress())
         first = tuple(result for result in finished.run.results if result.seed == options.seeds[0])
         measured[name] = Measured(first, comparer(finished.outcomes, finished.dataset))
-    found = PaperStudy(runs, findings(measured))
+    found = PaperStudy(runs, findings(measured), speeds)
     if options.folder is not None:
         from dlmo.report.study_page import write_study
 
@@ -103,3 +115,14 @@ def _parts(
         part = options if options.folder is None else replace(options, out=options.folder / name)
         parts.append((name, source, study_job(source, chosen, codes, (), None, part), part))
     return parts
+
+
+def speeds_of(finished: Finished, progress: Progress) -> "dict[str, Speed]":
+    """What many test images take each file of a run, by its name."""
+    from dlmo.measure.speed import MANY, measure_speed
+
+    outcomes = finished.outcomes
+    expected = MANY * sum(outcome.result.latency_ms for outcome in outcomes) / 1000
+    with progress.stage(f"run {len(outcomes)} files on {MANY:,} images, one thread and all", 2 * expected) as update:
+        found = measure_speed([outcome.content for outcome in outcomes], finished.dataset.test.images, update)
+    return {outcome.result.artifact: speed for outcome, speed in zip(outcomes, found)}

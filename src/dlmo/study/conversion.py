@@ -6,8 +6,9 @@ from dlmo.data.dataset import Dataset
 from dlmo.runtimes.litert import flatbuffer, quantize, sparse
 from dlmo.runtimes.litert.convert import convert
 from dlmo.runtimes.litert.interpreter import Runner
-from dlmo.study.int8_repair import repaired_int8
-from dlmo.study.recipe import DynamicInt8, Float16, Float32, Int8, Precision
+from dlmo.study.int8_repair import Judge, repaired_int8
+from dlmo.study.mixed import mixed_file
+from dlmo.study.recipe import DynamicInt8, Float16, Float32, Int8, Mixed, Precision
 from dlmo.study.results import Repair
 
 # A pruned file must compute what the dense one does, bit by bit; checked on this many images.
@@ -27,7 +28,7 @@ def artifact_content(
 ) -> tuple[bytes, Repair | None]:
     """The deployable file: quantized after training where QAT has not done it, zeros encoded, names shortened.
 
-    Also returns what was needed to keep the accuracy in int8, None for other precisions.
+    Also returns what was needed to keep the accuracy in integers, None for other precisions.
     """
     repair = None
     if isinstance(precision, Float32) or fake_quantized:
@@ -38,7 +39,10 @@ def artifact_content(
         quantized = quantize.weight_only_int8(content) if pruned else quantize.dynamic_int8(content)
     elif isinstance(precision, Int8):
         calibration = calibration_images(dataset, precision.calibration, seed)
-        quantized, repair = repaired_int8(content, dataset, calibration)
+        quantized, repair = repaired_int8(content, dataset, calibration, Judge(content, dataset))
+    elif isinstance(precision, Mixed):
+        calibration = calibration_images(dataset, precision.calibration, seed)
+        quantized, repair = mixed_file(content, precision, dataset, calibration, Judge(content, dataset))
     else:
         raise TypeError(f"no conversion for {precision.name}")
     dense = flatbuffer.shorten_names(quantized)

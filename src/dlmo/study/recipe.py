@@ -14,6 +14,7 @@ from dlmo import networks
 from dlmo.errors import UserError
 from dlmo.networks.own import is_own
 from dlmo.techniques.distillation.settings import LOSSES, settings_of
+from dlmo.units import parse_size
 
 
 class Step(BaseModel):
@@ -167,7 +168,28 @@ class Int8(Precision):
     calibration: int = Field(200, ge=1, le=5000, json_schema_extra={"search": [100, 500]})
 
 
-_KINDS = (Kd, Prune, PruneChannels, Qat, Float32, Float16, DynamicInt8, Int8)
+class Mixed(Precision):
+    """See study.mixed. One bound: size, bytes of the file such as 96KB, or drop, the accuracy (0 to 1) that may be
+    lost against float on validation images."""
+
+    name, code, summary = "mixed", "MIX", "int8; where it pays, 4-bit weights or float layers"
+    size: int | None = Field(None, ge=1000)
+    drop: float = Field(0.005, gt=0, lt=1, json_schema_extra={"search": [0.002, 0.02]})
+    calibration: int = Field(200, ge=1, le=5000, json_schema_extra={"search": [100, 500]})
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _bytes(cls, size: object) -> object:
+        return parse_size("size", size) if isinstance(size, str) else size
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> "Mixed":
+        if {"size", "drop"} <= self.model_fields_set:
+            raise ValueError("give size or drop, not both")
+        return self
+
+
+_KINDS = (Kd, Prune, PruneChannels, Qat, Float32, Float16, DynamicInt8, Int8, Mixed)
 STEPS: dict[str, type[Step]] = {step.name: step for step in _KINDS}
 
 # The study's setups (its Tables 5-12), and PRN with full-integer quantization, which it did not try.
@@ -284,6 +306,8 @@ def _check_order(steps: list[Step]) -> None:
             raise UserError(f'step "{name}" stands twice')
     if {"prune", "prune_channels"} <= set(names) and names.index("prune") < names.index("prune_channels"):
         raise UserError('"prune_channels" must come before "prune": training the smaller network would fill its zeros')
+    if {"prune", "mixed"} <= set(names):
+        raise UserError('"prune" must end in another precision than "mixed": 4-bit weights cannot be stored sparse')
     if "kd" in names[1:]:
         raise UserError('"kd" must be the first step: the network learns from its teacher from the start')
     if "qat" in names and names[-2:] != ["qat", "int8"]:

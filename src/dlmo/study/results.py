@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING
 
@@ -73,19 +74,22 @@ class Result:
 class Repair:
     """Which rung of study.int8_repair was taken, and what each tried one lost against the float file.
 
-    lost: accuracy, 0 to 1, on `images` validation images.
+    lost: accuracy, 0 to 1, on `images` validation images. layers: the operators that add most error to the file of
+    the first rung, with their signal-to-noise ratio, in words, worst first.
     """
 
     rung: str
     lost: dict[str, float]
     images: int
+    layers: Sequence[str] = ()
 
     def words(self) -> str:
         """Empty where the first rung was enough."""
         if len(self.lost) == 1:
             return ""
         tried = ", ".join(f"{name} lost {100 * lost:.1f}" for name, lost in self.lost.items())
-        return f"{self.rung} ({tried} points on {self.images} validation images)"
+        blamed = f"; it was lost in {', '.join(self.layers)}" if self.layers else ""
+        return f"{self.rung} ({tried} points on {self.images} validation images{blamed})"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from dlmo.measure.targets import Target
 from dlmo.measure.targets.host import Host
 from dlmo.networks.own import OwnNetwork
 from dlmo.progress import Progress, Update
-from dlmo.study.recipe import Int8, Kd, Precision, Prune, PruneChannels, Qat, Recipe, Step
+from dlmo.study.recipe import Int8, Kd, Mixed, Precision, Prune, PruneChannels, Qat, Recipe, Step
 from dlmo.study.results import Repair
 from dlmo.study.store import Store, key_of
 from dlmo.study.teaching import TeacherFile
@@ -26,7 +26,7 @@ from dlmo.training.curve import Epoch
 from dlmo.training.schedule import PROGRESSIVE_COST, Augmentation, Schedule
 
 # Raise a number when the stage's code changes what it would produce.
-_VERSIONS = {"train": 2, "import": 1, "technique": 3, "float": 2, "artifact": 3, "scores": 1, "answers": 1}
+_VERSIONS = {"train": 2, "import": 1, "technique": 3, "float": 2, "artifact": 4, "scores": 1, "answers": 1}
 
 # One teacher for all students and seeds: it is given, as the data are, not a part of what is repeated.
 _TEACHER_SEED = 0
@@ -333,14 +333,15 @@ def _teacher(
 def convert(workspace: Workspace, trained: Trained, precision: Precision, seed: int) -> Artifact:
     """Turn a trained network into a .tflite file of the given precision."""
     values = precision.model_dump()
-    if isinstance(precision, Int8) and not trained.fake_quantized:
+    integers = isinstance(precision, Int8 | Mixed)
+    if integers and not trained.fake_quantized:
         values |= {"dataset": workspace.dataset.fingerprint, "seed": seed}
     key = key_of("artifact", _VERSIONS["artifact"], {"trained": trained.key, "precision": precision.name, **values})
 
     def make(folder: Path) -> None:
         from dlmo.study.conversion import artifact_content
 
-        source = _float_content(workspace, trained, isinstance(precision, Int8))
+        source = _float_content(workspace, trained, integers)
         with workspace.progress.stage(f"{precision.name} {trained.network}"):
             content, repair = artifact_content(
                 source,

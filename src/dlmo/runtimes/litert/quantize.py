@@ -3,28 +3,29 @@
 Works on the file as the converter wrote it (it finds tensors by name); names are shortened afterwards.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
+from typing import Literal
 
 import numpy as np
 from ai_edge_quantizer import calibrator, qtyping, quantizer, recipe_manager
 from ai_edge_quantizer.utils import qsv_utils
 
 from dlmo.data.preprocessing import to_float
+from dlmo.runtimes.litert.four_bits import pointwise_as_dense
 from dlmo.runtimes.litert.interpreter import quiet
 from dlmo.runtimes.litert.ranges import RangeRule, sampled_values
 
 _OPERATION = qtyping.TFLOperationName
+# What a layer of an int8 file may be instead: the same with weights of 4 bits (see runtimes.litert.four_bits), or float
+# arithmetic with weights of 16 bits.
+LayerForm = Literal["int4", "float16"]
 
 
 def float16(content: bytes) -> bytes:
     """Weights in float16 (the study's F16); kernels widen them once, at load time."""
     recipe = recipe_manager.RecipeManager()
-    weights = qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT)
-    config = qtyping.OpQuantizationConfig(
-        weight_tensor_config=weights, compute_precision=qtyping.ComputePrecision.FLOAT, explicit_dequantize=True
-    )
-    for operation in (_OPERATION.CONV_2D, _OPERATION.DEPTHWISE_CONV_2D, _OPERATION.FULLY_CONNECTED):
-        recipe.add_quantization_config(".*", operation, config, quantizer.AlgorithmName.FLOAT_CASTING)
+    _add_float16(recipe, ".*")
     return _quantize(content, recipe, None)
 
 
@@ -52,16 +53,33 @@ def weight_only_int8(content: bytes) -> bytes:
     return _quantize(content, recipe, None)
 
 
-def static_int8(content: bytes, images: np.ndarray, range_rule: RangeRule | None = None) -> bytes:
+def static_int8(
+    content: bytes,
+    images: np.ndarray,
+    range_rule: RangeRule | None = None,
+    exceptions: Mapping[str, LayerForm] | None = None,
+) -> bytes:
     """Weights, activations, biases, input and output in integers (the study's FIQ).
 
     images: uint8 N x H x W x C calibration samples. range_rule: what range to give an activation (see
-    runtimes.litert.ranges); None is the smallest and largest value seen.
+    runtimes.litert.ranges); None is the smallest and largest value seen. exceptions: by the name of an operator's
+    output, what it is instead; one without weights just stays in float.
     The input range is fixed to what pixels can be, so that its int8 form is exactly pixel - 128.
     """
     recipe = recipe_manager.RecipeManager()
     recipe.add_static_config(".*", _OPERATION.ALL_SUPPORTED, 8, 8)
-    return _quantize(content, recipe, lambda model: _ranges(model, recipe, images, range_rule))
+    for name, form in (exceptions or {}).items():
+        scope = f"^{re.escape(name)};$"  # as the quantizer writes an operator's name
+        if form == "int4":
+            for operation in (_OPERATION.CONV_2D, _OPERATION.FULLY_CONNECTED):
+                recipe.add_static_config(scope, operation, 8, 4)
+        else:
+            recipe.add_quantization_config(
+                scope, _OPERATION.ALL_SUPPORTED, algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE
+            )
+            _add_float16(recipe, scope)
+    made = _quantize(content, recipe, lambda model: _ranges(model, recipe, images, range_rule))
+    return pointwise_as_dense(made) if exceptions else made
 
 
 def _ranges(
@@ -85,6 +103,15 @@ def _ranges(
     shape = np.shape(ranges[tensor]["min"])
     ranges[tensor] = {"min": np.full(shape, limits[0]), "max": np.full(shape, limits[1])}
     return ranges
+
+
+def _add_float16(recipe: recipe_manager.RecipeManager, scope: str) -> None:
+    weights = qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT)
+    config = qtyping.OpQuantizationConfig(
+        weight_tensor_config=weights, compute_precision=qtyping.ComputePrecision.FLOAT, explicit_dequantize=True
+    )
+    for operation in (_OPERATION.CONV_2D, _OPERATION.DEPTHWISE_CONV_2D, _OPERATION.FULLY_CONNECTED):
+        recipe.add_quantization_config(scope, operation, config, quantizer.AlgorithmName.FLOAT_CASTING)
 
 
 def _quantize(content: bytes, recipe: recipe_manager.RecipeManager, calibrate: Callable[[bytes], dict] | None) -> bytes:

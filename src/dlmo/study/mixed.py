@@ -1,0 +1,111 @@
+"""Mixed precision: int8, but weights of 4 bits where they cost least, or float where int8 costs most.
+
+Layers are ranked by the noise they bring (on a few images); how many of them change is decided by accuracy on
+validation images, or by the file's size. Everything stays inside the delegate's one partition.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
+from functools import cache
+
+import numpy as np
+
+from dlmo.data.dataset import Dataset
+from dlmo.errors import UserError
+from dlmo.measure.layers import inspect_own
+from dlmo.measure.sensitivity import Sensitivity, sensitivities
+from dlmo.runtimes.litert import flatbuffer
+from dlmo.runtimes.litert.quantize import LayerForm
+from dlmo.study.int8_repair import RUNGS, Judge, repaired_int8
+from dlmo.study.recipe import Mixed
+from dlmo.study.results import Repair
+
+_RANKED_ON = 48  # images
+_LEAST_SAVING = 256  # bytes
+# Float arithmetic takes 2 to 4 times as long as int8: with half of the work in it a file is still faster than float.
+_FLOAT_WORK = 0.5
+
+# The file in which operators, by the name of their output, have another form than int8.
+_Maker = Callable[[Mapping[str, LayerForm]], bytes]
+
+
+def mixed_file(
+    content: bytes, precision: Mixed, dataset: Dataset, calibration: np.ndarray, judge: Judge
+) -> tuple[bytes, Repair]:
+    """The file within the recipe's bound, and what was done for it. Raises UserError where nothing keeps the bound.
+
+    content: the float file. With `size` the file that loses least, with `drop` the smallest.
+    """
+    plain, repair = repaired_int8(content, dataset, calibration, judge)
+    lost = repair.lost[repair.rung]
+
+    def file(exceptions: Mapping[str, LayerForm]) -> bytes:
+        return RUNGS[repair.rung](content, calibration, exceptions=exceptions)
+
+    if precision.size is not None:
+        made, words = _within_size(content, precision.size, file, dataset)
+    elif lost > precision.drop:
+        made, words = _in_float(content, plain, precision.drop, file, judge, dataset)
+    else:
+        made, words = _fewer_bits(content, precision.drop, file, judge, dataset)
+    return made, Repair(words, {f"int8, {repair.rung}": lost, words: judge.lost(made)}, judge.images, repair.layers)
+
+
+def _within_size(content: bytes, size: int, file: _Maker, dataset: Dataset) -> tuple[bytes, str]:
+    layers = _by_harm(content, dataset)
+
+    @cache
+    def stored(count: int) -> int:
+        return len(flatbuffer.shorten_names(file(_with_fewer_bits(layers[:count]))))
+
+    count = bisect_left(range(len(layers) + 1), True, key=lambda number: stored(number) <= size)
+    if count > len(layers):
+        raise UserError(
+            f"mixed(size={size}): with 4-bit weights in {len(layers)} layers the file still takes "
+            f"{stored(len(layers)):,} bytes; cut channels (prune_channels) or take a narrower network"
+        )
+    return file(_with_fewer_bits(layers[:count])), f"4-bit weights in {count} layers"
+
+
+def _fewer_bits(content: bytes, drop: float, file: _Maker, judge: Judge, dataset: Dataset) -> tuple[bytes, str]:
+    """4-bit weights in as many layers as the drop allows."""
+    layers = _by_harm(content, dataset)
+
+    def loses(count: int) -> bool:
+        return count > 0 and judge.lost(file(_with_fewer_bits(layers[:count]))) > drop
+
+    count = bisect_left(range(len(layers) + 1), True, key=loses) - 1
+    return file(_with_fewer_bits(layers[:count])), f"4-bit weights in {count} layers"
+
+
+def _in_float(
+    content: bytes, plain: bytes, drop: float, file: _Maker, judge: Judge, dataset: Dataset
+) -> tuple[bytes, str]:
+    """The operators that add most error to the int8 file left in float, as few as needed."""
+    model = flatbuffer.read(content)
+    graph = model.subgraphs[0]
+    worst = inspect_own("int8", plain, "float32", content, dataset).worst(len(graph.operators))
+    names = [flatbuffer.output_tensor(graph, graph.operators[operator.twin]).name.decode() for operator in worst]
+    work = np.cumsum([operator.macs for operator in worst])
+    names = names[: int((work <= _FLOAT_WORK * flatbuffer.facts(content).macs).sum())]
+    count = 1
+    while count <= len(names):
+        made = file(dict.fromkeys(names[:count], "float16"))
+        if judge.lost(made) <= drop:
+            return made, f"{count} operators in float"
+        count *= 2
+    raise UserError(
+        f"mixed(drop={drop:g}): not kept with up to {len(names)} operators in float; "
+        "more of them would be slower than float32. Train with qat, or allow a larger drop"
+    )
+
+
+def _with_fewer_bits(layers: list[Sensitivity]) -> dict[str, LayerForm]:
+    return {layer.layer: "int4" for layer in layers}
+
+
+def _by_harm(content: bytes, dataset: Dataset) -> list[Sensitivity]:
+    """The layers that 4-bit weights make smaller, least noise per saved byte first."""
+    found = sensitivities(content, dataset.validation.spread(_RANKED_ON).images)
+    saving = [layer for layer in found if layer.weights / 2 >= _LEAST_SAVING]
+    return sorted(saving, key=lambda layer: layer.noise / layer.weights)

@@ -1,0 +1,35 @@
+import os
+
+import pytest
+import torch
+from torch import nn
+
+from dlmo.measure import speed
+from dlmo.runtimes.litert.convert import convert
+
+
+@pytest.fixture(scope="module")
+def content():
+    torch.manual_seed(0)
+    return convert(nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)), (8, 8, 1))
+
+
+def test_every_file_is_run_on_all_images_by_one_thread_and_by_all(content, random_images, monkeypatch):
+    ran = []
+
+    def watched(content, images, workers):
+        ran.append((len(images), workers))
+
+    monkeypatch.setattr(speed, "predict", watched)
+    told = []
+    first, second = speed.measure_speed([content, content], random_images(64, 8), told.append)
+    cores = os.cpu_count()
+    assert ran == [(10_000, 1), (10_000, cores)] * 2
+    assert first.threads == second.threads == cores
+    assert first.latency_all_ms > 0 and told == [0.5, 1.0]
+
+
+def test_seconds_are_told(content, random_images, monkeypatch):
+    monkeypatch.setattr(speed, "MANY", 300)
+    (found,) = speed.measure_speed([content], random_images(64, 8))
+    assert found.many_s > 0 and found.many_all_s > 0
