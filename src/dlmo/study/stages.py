@@ -26,7 +26,7 @@ from dlmo.training.curve import Epoch
 from dlmo.training.schedule import PROGRESSIVE_COST, Augmentation, Schedule
 
 # Raise a number when the stage's code changes what it would produce.
-_VERSIONS = {"train": 2, "import": 1, "technique": 3, "float": 2, "artifact": 3, "scores": 1, "answers": 1}
+_VERSIONS = {"train": 2, "import": 1, "technique": 3, "float": 2, "artifact": 3, "scores": 1, "answers": 2, "kd": 2}
 
 # One teacher for all students and seeds: it is given, as the data are, not a part of what is repeated.
 _TEACHER_SEED = 0
@@ -153,7 +153,7 @@ def trainings_of(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed: 
     network, kd = recipe.network, recipe.kd
     found: list[Expected] = []
     if workspace.is_own(network):
-        key = _import_key(workspace)
+        key = _train_key(workspace, network, plan, seed, kd)
         found.append(Expected("import", key, 0.0))
     else:
         taught = kd
@@ -243,6 +243,8 @@ def _import_key(workspace: Workspace) -> str:
 
 
 def _train_key(workspace: Workspace, network: str, plan: NetworkPlan, seed: int, kd: Kd | None) -> str:
+    if workspace.is_own(network):
+        return _import_key(workspace)
     inputs = {"network": network, **_training_inputs(workspace, plan.train, seed)}
     return key_of("train", _VERSIONS["train"], inputs | _kd_inputs(workspace, kd, network, plan, seed))
 
@@ -267,7 +269,8 @@ def _kd_inputs(workspace: Workspace, kd: Kd | None, network: str, plan: NetworkP
     else:
         teacher_key = TeacherFile(kd.teacher).digest if kd.from_file else kd.teacher
     views = kd.views_in(plan.train.epochs)
-    return {"kd": {"teacher": teacher_key, "loss": kd.loss, "scheme": kd.scheme, "views": views, **kd.settings}}
+    chosen = {"teacher": teacher_key, "loss": kd.loss, "scheme": kd.scheme, "views": views, **kd.settings}
+    return {"kd": chosen | {"version": _VERSIONS["kd"]}}
 
 
 def _teacher_training(kd: Kd, student: str, seed: int) -> tuple[str, int, Kd | None] | None:
@@ -406,7 +409,15 @@ def _technique(step: Step | None, parent: Trained | None):
     return Technique()
 
 
-def _teaching(workspace: Workspace, kd: Kd, student: str, teacher: Trained | None, plan: NetworkPlan, seed: int):
+def _teaching(
+    workspace: Workspace,
+    kd: Kd,
+    student: str,
+    step: Step | None,
+    teacher: Trained | None,
+    plan: NetworkPlan,
+    seed: int,
+):
     """The technique of learning from a teacher."""
     import torch
 
@@ -442,6 +453,7 @@ def _teaching(workspace: Workspace, kd: Kd, student: str, teacher: Trained | Non
         kd,
         network,
         untrained=untrained,
+        from_scratch=step is None,
         views=kd.views_in(plan.train.epochs),
         answers=answers,
         classes=len(workspace.dataset.classes),
@@ -451,7 +463,10 @@ def _teaching(workspace: Workspace, kd: Kd, student: str, teacher: Trained | Non
 
 def _teacher_network(workspace: Workspace, kd: Kd):
     """The network in a teacher's file."""
-    return TeacherFile(kd.teacher).load(_made_for(workspace), lambda name: build_network(workspace, name))
+    file = TeacherFile(kd.teacher)
+    if file.exported:
+        return file.graph(workspace.dataset)
+    return file.load(_made_for(workspace), lambda name: build_network(workspace, name))
 
 
 def _peer(student: Trained) -> Trained:
@@ -506,7 +521,7 @@ def _train_into(
     if kd is not None:
         teacher = _teacher(workspace, kd, name, step, plan, seed)
         # Last: its taps belong on the network as the technique before it leaves it.
-        teaching = _teaching(workspace, kd, name, teacher, plan, seed)
+        teaching = _teaching(workspace, kd, name, step, teacher, plan, seed)
         technique = Chain(technique, teaching)
 
     def fit(network, schedule, state, progress):

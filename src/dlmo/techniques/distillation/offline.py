@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from dlmo.data.dataset import Split
-from dlmo.techniques.distillation.taps import Taps, paired
+from dlmo.techniques.distillation.taps import Taps, cut_at, paired
+from dlmo.techniques.fake_quantization import fold_batch_norm
 from dlmo.techniques.technique import Batch, Technique
 from dlmo.training.augmentation import augment, numbers_of_view
 from dlmo.training.device import Device
@@ -17,17 +18,25 @@ _BATCH = 512
 
 
 class LiveTeacher:
-    """Runs the teacher on the student's batch: evaluation mode, no gradients, the device's fast number format."""
+    """Runs the teacher on the student's batch: a copy without BatchNorm, no gradients, the device's fast number format.
+
+    Folding BatchNorm away saves a quarter of the time of a CIFAR ResNet's forward pass on a CPU.
+    """
 
     def __init__(self, network: nn.Module, device: Device) -> None:
-        self.network = network.to(device.name, memory_format=torch.channels_last).eval().requires_grad_(False)
+        folded = fold_batch_norm(network)
+        self.network = folded.to(device.name, memory_format=torch.channels_last).requires_grad_(False)
         self._device = device
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """Logits, float32 N x classes."""
+        return self.run(self.network, inputs).float()
+
+    def run(self, part: nn.Module, inputs: torch.Tensor):
+        """What a part of the teacher, such as `cut_at` gives, makes of the images."""
         device = self._device
         with torch.no_grad(), torch.autocast(device.name, device.autocast, enabled=device.autocast is not None):
-            return self.network(inputs).float()
+            return part(inputs)
 
 
 class StoredTeacher:
@@ -51,6 +60,7 @@ class FromAnswers(Technique):
     """Add a loss between the logits of student and teacher.
 
     answers: the teacher's logits for a batch. views: with a StoredTeacher, how many views there are.
+    warmup: share of the steps, 0 to 1, over which the weight rises linearly from 0.
     """
 
     def __init__(
@@ -60,13 +70,26 @@ class FromAnswers(Technique):
         weight: float,
         answers: Callable[[Batch], torch.Tensor],
         views: int | None = None,
+        warmup: float = 0.0,
     ) -> None:
         self._loss, self._labels, self._weight = loss, labels, weight
         self._answers = answers
         self.views = views
+        self._warmup = warmup
+
+    def begin(self, network: nn.Module, steps: int) -> nn.Module:
+        self._rise, self._step = self._warmup * steps, 0
+        return network
 
     def loss(self, batch: Batch, logits: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
-        return self._labels * loss + self._weight * self._loss(logits, self._answers(batch), batch.labels)
+        weight = self._weight * (self._step / self._rise if self._step < self._rise else 1)
+        return self._labels * loss + weight * self._loss(logits, self._answers(batch), batch.labels)
+
+    def after_step(self, network: nn.Module, step: int) -> None:
+        self._step = step
+
+    def resume(self, network: nn.Module, step: int) -> None:
+        self._step = step
 
 
 class FromMaps(Technique):
@@ -82,7 +105,7 @@ class FromMaps(Technique):
     def begin(self, network: nn.Module, steps: int) -> nn.Module:
         pairs = paired(self._loss.reads, network, self._teacher.network, self._input_shape)
         self._own = Taps([module for (module, _), _ in pairs])
-        self._theirs = Taps([module for _, (module, _) in pairs])
+        self._theirs = cut_at(self._teacher.network, [module for _, (module, _) in pairs])
         self._projectors = nn.ModuleList(
             _projector(self._loss.projects, own, theirs) for (_, own), (_, theirs) in pairs
         )
@@ -92,13 +115,12 @@ class FromMaps(Technique):
         return self._projectors
 
     def loss(self, batch: Batch, logits: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
-        self._teacher(batch.inputs)
+        theirs = [maps.float() for maps in self._teacher.run(self._theirs, batch.inputs)]
         own = [project(maps) for project, maps in zip(self._projectors, self._own.take())]
-        return self._labels * loss + self._weight * self._loss(own, self._theirs.take())
+        return self._labels * loss + self._weight * self._loss(own, theirs)
 
     def end(self, network: nn.Module) -> None:
         self._own.remove()
-        self._theirs.remove()
 
 
 def answers_to_view(teacher: LiveTeacher, images: Split, augmentation: Augmentation, view: int) -> torch.Tensor:
