@@ -21,7 +21,7 @@ def paper(shared_store):
     finished = run_job("digits", study_job("digits", ["vgg"], ["NQ", "FIQ"], (), None, options), options, None)
     run = finished.run
     measured = {"cifar10": Measured(run.results, comparer(finished.outcomes, finished.dataset))}
-    return PaperStudy({"cifar10": run}, findings(measured))
+    return PaperStudy("paper", "The study", {"cifar10": run}, findings(measured))
 
 
 def test_ours_stand_beside_theirs(paper):

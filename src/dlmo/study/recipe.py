@@ -15,7 +15,7 @@ from dlmo.errors import UserError
 from dlmo.networks.own import is_own
 from dlmo.techniques.distillation.settings import LOSSES, settings_of
 
-
+# Of a trained teacher: dlmo's weights, or a whole network of anyone's.
 _TEACHER_FILES = (".safetensors", ".pt2")
 
 
@@ -86,11 +86,8 @@ class Kd(Step):
             raise UserError("kd: scheme=online needs a loss on answers (kd, dkd, dist) and a network's name as teacher")
         if self.scheme == "online" and self.generations > 1:
             raise UserError("kd: scheme=online has no generations; leave one of the two out")
-        if self.teacher.endswith(".pt2") and own.knowledge != "response":
-            raise UserError(
-                f"kd: a .pt2 file holds operators, no layers whose maps loss={self.loss} could read: take a loss on "
-                "answers (kd, dkd, dist)"
-            )
+        if self.teacher.endswith(".pt2") and (own.knowledge != "response" or self.views == 0):
+            raise UserError("kd: a .pt2 file only answers, at one size: take loss=kd, dkd or dist, and no views=0")
         if self.generations > 1 and self.teacher != "self":
             raise UserError("kd: generations needs teacher=self")
         if self.views and not self.answers_once:
