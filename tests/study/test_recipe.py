@@ -63,6 +63,7 @@ def test_views_are_stored_where_only_answers_count():
 
     assert (views("kd"), views("kd", 3), views("kd(views=5)"), views("kd(views=0)")) == (15, 1, 5, None)
     assert (views("kd(self)", 0), views("kd(self, views=2)", 0)) == (None, 2)
+    assert (views("kd(loss=rkd)"), views("kd(loss=projector, views=2)")) == (15, 2)
     assert (views("kd(loss=hint)"), views("kd(scheme=online)"), views("kd(self, loss=shallow)")) == (None, None, None)
 
 
@@ -99,7 +100,7 @@ def test_views_are_stored_where_only_answers_count():
         ("resnet20 > kd(loss=shallow)", "kd(teacher=self, loss=shallow)"),
         ("resnet20 > kd(generations=2)", "needs teacher=self"),
         ("resnet20 > kd(self, scheme=online, generations=2)", "no generations"),
-        ("resnet20 > kd(loss=rkd, views=3)", "views needs"),
+        ("resnet20 > kd(loss=gram, views=3)", "views needs"),
         ("resnett20 > int8", "did you mean resnet20"),
     ],
 )

@@ -47,7 +47,8 @@ class Kd(Step):
     labels' loss, weight the teacher's. scheme online: the teacher is trained together with the student, not before.
     generations: with teacher=self, how many trainings follow the one without a teacher.
     views: how many fixed augmentations of each image are drawn in turn, so that the teacher answers each one once;
-    None: a quarter of the epochs where only answers count, else and with 0 a fresh one in every epoch.
+    None: a quarter of the epochs where the loss can live with stored answers, else and with 0 a fresh one in every
+    epoch.
     """
 
     name, code, summary = "kd", "KD", "train with a teacher network; the steps that follow keep it"
@@ -91,7 +92,8 @@ class Kd(Step):
         if self.generations > 1 and self.teacher != "self":
             raise UserError("kd: generations needs teacher=self")
         if self.views and not self.answers_once:
-            raise UserError("kd: views needs scheme=offline and a loss on answers (kd, dkd, dist)")
+            storing = ", ".join(name for name, loss in LOSSES.items() if loss.stored)
+            raise UserError(f"kd: views needs scheme=offline and a loss that reads one vector per image ({storing})")
         return self
 
     @property
@@ -112,8 +114,8 @@ class Kd(Step):
 
     @property
     def answers_once(self) -> bool:
-        """Whether the teacher's answers to an image can be stored: they are all the loss wants, and do not change."""
-        return self.scheme == "offline" and LOSSES[self.loss].knowledge == "response"
+        """Whether what the loss wants of the teacher for an image can be stored, and does not change."""
+        return self.scheme == "offline" and LOSSES[self.loss].stored
 
     def views_in(self, epochs: int) -> int | None:
         """How many views a training from scratch of so many epochs goes through; None: fresh ones. epochs: 0 where

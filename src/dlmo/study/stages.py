@@ -22,6 +22,7 @@ from dlmo.study.recipe import Int8, Kd, Precision, Prune, PruneChannels, Qat, Re
 from dlmo.study.results import Repair
 from dlmo.study.store import Store, key_of
 from dlmo.study.teaching import TeacherFile
+from dlmo.techniques.distillation.settings import LOSSES
 from dlmo.training.curve import Epoch
 from dlmo.training.schedule import PROGRESSIVE_COST, Augmentation, Schedule
 
@@ -424,9 +425,11 @@ def _teaching(
     from dlmo.study.teaching import technique_for
     from dlmo.techniques.distillation.offline import answers_to_view
     from dlmo.training import checkpoint
+    from dlmo.training.device import best_device
 
-    def answers(live, view: int):
+    def answers(ask, view: int):
         inputs = {
+            "asked": "logits" if LOSSES[kd.loss].knowledge == "response" else "last map",
             "teacher": TeacherFile(kd.teacher).digest if teacher is None else teacher.key,
             "dataset": workspace.dataset.fingerprint,
             "augmentation": asdict(workspace.augmentation),
@@ -435,10 +438,10 @@ def _teaching(
         key = key_of("answers", _VERSIONS["answers"], inputs)
 
         def make(folder: Path) -> None:
-            logits = answers_to_view(live, workspace.dataset.train, workspace.augmentation, view)
-            checkpoint.save(folder / "answers.safetensors", {"logits": logits}, inputs)
+            given = answers_to_view(ask, best_device(), workspace.dataset.train, workspace.augmentation, view)
+            checkpoint.save(folder / "answers.safetensors", {"answers": given}, inputs)
 
-        return checkpoint.load(workspace.store.stage("answers", key, make) / "answers.safetensors")[0]["logits"]
+        return checkpoint.load(workspace.store.stage("answers", key, make) / "answers.safetensors")[0]["answers"]
 
     network = None
     untrained = kd.scheme == "online" and teacher is None

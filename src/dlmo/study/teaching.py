@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from dlmo.techniques.distillation.offline import LiveTeacher
     from dlmo.techniques.technique import Technique
 
 
@@ -30,15 +29,15 @@ def technique_for(
     untrained: bool,
     from_scratch: bool,
     views: int | None,
-    answers: "Callable[[LiveTeacher, int], torch.Tensor]",
+    answers: "Callable[[Callable[[torch.Tensor], torch.Tensor], int], torch.Tensor]",
     classes: int,
     input_shape: tuple[int, int, int],
 ) -> "Technique":
     """The technique of one training under `kd`.
 
     teacher: None where the loss has none; untrained: it learns along with the student. from_scratch: the student too
-    begins untrained. views: how many fixed
-    augmentations, None for fresh ones. answers: a teacher's logits for one view of all training images.
+    begins untrained. views: how many fixed augmentations, None for fresh ones. answers: what a function of images
+    gives for one view of all training images.
     """
     from dlmo.techniques.distillation.losses import loss_of
     from dlmo.techniques.distillation.offline import FromAnswers, FromMaps, LiveTeacher, StoredTeacher
@@ -54,12 +53,15 @@ def technique_for(
     if untrained:
         return MutualLearning(loss, labels, weight, teacher, device)
     live = LiveTeacher(teacher, device)
+
+    def stored(ask: "Callable[[torch.Tensor], torch.Tensor]") -> StoredTeacher:
+        return StoredTeacher(lambda view: answers(ask, view), device)
+
     if LOSSES[kd.loss].knowledge != "response":
-        return FromMaps(loss, labels, weight, live, input_shape)
-    warmup = settings.get("warmup", 0.0) if from_scratch else 0.0
-    if views is None:
-        return FromAnswers(loss, labels, weight, lambda batch: live(batch.inputs), None, warmup)
-    return FromAnswers(loss, labels, weight, StoredTeacher(lambda view: answers(live, view), device), views, warmup)
+        pooled = None if views is None else stored(live.pooled(input_shape))
+        return FromMaps(loss, labels, weight, live, input_shape, pooled, views)
+    asked = (lambda batch: live(batch.inputs)) if views is None else stored(live)
+    return FromAnswers(loss, labels, weight, asked, views, settings.get("warmup", 0.0) if from_scratch else 0.0)
 
 
 def check_maps(kd: Kd, student: "nn.Module", teacher: "nn.Module | None", input_shape: tuple[int, int, int]) -> None:

@@ -11,7 +11,7 @@ from dlmo import networks
 from dlmo.techniques.distillation.losses import loss_of
 from dlmo.techniques.distillation.offline import FromAnswers, FromMaps, LiveTeacher, StoredTeacher, answers_to_view
 from dlmo.techniques.distillation.online import MutualLearning
-from dlmo.techniques.distillation.settings import settings_of
+from dlmo.techniques.distillation.settings import LOSSES, settings_of
 from dlmo.techniques.distillation.within import DeepestToShallow
 from dlmo.techniques.fake_quantization import QuantizationAwareTraining
 from dlmo.techniques.pruning import GradualMagnitudePruning, sparsity_of
@@ -46,10 +46,15 @@ def offline(digits, loss, teacher="resnet8@0.5"):
     settings = settings_of(loss, "offline", {})
     live = LiveTeacher(build(teacher, 1), CPU)
     chosen = loss_of(loss, settings)
-    if loss in ("kd", "dkd"):
-        answers = StoredTeacher(functools.partial(answers_to_view, live, images(digits), PLAIN), CPU)
-        return FromAnswers(chosen, settings["labels"], settings["weight"], answers, 2, 0.5)
-    return FromMaps(chosen, settings["labels"], settings["weight"], live, SHAPE)
+    weighed = chosen, settings["labels"], settings["weight"]
+    if not LOSSES[loss].stored:
+        return FromMaps(*weighed, live, SHAPE)
+    answering = LOSSES[loss].knowledge == "response"
+    ask = live if answering else live.pooled(SHAPE)
+    stored = StoredTeacher(functools.partial(answers_to_view, ask, CPU, images(digits), PLAIN), CPU)
+    if answering:
+        return FromAnswers(*weighed, stored, views=2, warmup=0.5)
+    return FromMaps(*weighed, live, SHAPE, stored, views=2)
 
 
 def online(digits):
@@ -195,7 +200,8 @@ def test_shallow_classifiers_learn_from_labels_and_from_the_deepest_one():
 def test_a_stored_answer_is_the_teachers_answer_to_the_image_the_student_sees(digits):
     live = LiveTeacher(build("resnet8@0.5", 1), CPU)
     few = images(digits, 64)
-    stored = StoredTeacher(functools.partial(answers_to_view, live, few, PLAIN), CPU)
+    stored = StoredTeacher(functools.partial(answers_to_view, live, CPU, few, PLAIN), CPU)
+    pooled = StoredTeacher(functools.partial(answers_to_view, live.pooled(SHAPE), CPU, few, PLAIN), CPU)
     seen = []
 
     class Compare(Technique):
@@ -203,6 +209,8 @@ def test_a_stored_answer_is_the_teachers_answer_to_the_image_the_student_sees(di
 
         def loss(self, batch, logits, loss):
             assert torch.allclose(stored(batch), live(batch.inputs), atol=1e-2)
+            # The classifier reads exactly these pooled maps.
+            assert torch.allclose(live.network.classifier(pooled(batch)), live(batch.inputs), atol=1e-2)
             seen.append(batch.view)
             return loss
 
