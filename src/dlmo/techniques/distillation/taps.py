@@ -36,11 +36,12 @@ class Taps:
 
 def cut_at(network: fx.GraphModule, modules: Sequence[nn.Module]) -> fx.GraphModule:
     """The part of a traced network that computes the outputs of these modules, as a list, and nothing behind them."""
-    graph = copy.deepcopy(network.graph)
-    called = {network.get_submodule(node.target): node for node in graph.nodes if node.op == "call_module"}
-    graph.output_node().args = ([called[module] for module in modules],)
-    graph.eliminate_dead_code()
-    return fx.GraphModule(network, graph)
+    part = fx.GraphModule(network, copy.deepcopy(network.graph))
+    called = {part.get_submodule(node.target): node for node in part.graph.nodes if node.op == "call_module"}
+    part.graph.output_node().args = ([called[module] for module in modules],)
+    part.graph.eliminate_dead_code()
+    part.recompile()
+    return part
 
 
 def stages(network: nn.Module, input_shape: tuple[int, int, int]) -> dict[tuple[int, int], tuple[nn.Module, int]]:
