@@ -2,10 +2,10 @@
 
     python benchmarks/distillation.py [--student resnet20] [--teacher resnet56] [--epochs 8] [--steps 4] [--rounds 3]
 
-Random images of 32x32, dlmo's own loop, progressive image sizes as in every training of 8 epochs or more. Three
-trainings take turns in one process: without a teacher, with one that answers each of `epochs / 4` fixed views once
-(what `kd` does for losses on answers; computing the answers is counted), and with one that runs on every batch (what
-losses on feature maps need). Ratios are of whole trainings, the best round of each.
+Random images of 32x32, dlmo's own loop, progressive image sizes as in every training of 8 epochs or more. Trainings
+take turns in one process: without a teacher, and with each loss as recipes train with it: those that read
+one vector per image ask the teacher once for each of `epochs / 4` fixed views (that is counted), the others run it
+on every batch, as far as they read it. Ratios are of whole trainings, the best round of each.
 """
 
 import argparse
@@ -20,8 +20,9 @@ from dlmo import networks
 from dlmo.data.dataset import Split
 from dlmo.measure.latency import machine
 from dlmo.study.recipe import parse
-from dlmo.techniques.distillation.losses import loss_of
-from dlmo.techniques.distillation.offline import FromAnswers, FromMaps, LiveTeacher, StoredTeacher, answers_to_view
+from dlmo.study.teaching import technique_for
+from dlmo.techniques.distillation.offline import answers_to_view
+from dlmo.techniques.distillation.settings import LOSSES
 from dlmo.techniques.technique import Technique
 from dlmo.training import device, loop
 from dlmo.training.schedule import Augmentation, Schedule
@@ -55,37 +56,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--student", default="resnet20")
     parser.add_argument("--teacher", default="resnet56")
-    parser.add_argument("--loss", default="hint", help="the loss on feature maps")
+    parser.add_argument("--loss", action="append", choices=[name for name in LOSSES if name != "shallow"])
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--steps", type=int, default=4, help="batches per epoch")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     split = random_split(BATCH * arguments.steps)
     chosen = device.best_device()
-    live = LiveTeacher(fresh(arguments.teacher), chosen)
-    answered, mapped = (parse(f"{arguments.student} > kd(loss={name})").kd for name in ("kd", arguments.loss))
+    teacher, student = fresh(arguments.teacher), arguments.student
+    losses = arguments.loss or ["kd", "hint", "attention", "projector", "rkd", "gram"]
 
-    def stored() -> Technique:
-        answers = functools.partial(answers_to_view, live, split, AUGMENTATION)
+    def technique(name: str) -> Technique:
+        kd = parse(f"{student} > kd(loss={name})").kd
         # Once per view, as the store keeps them.
-        kept = StoredTeacher(functools.cache(answers), chosen)
-        views = answered.views_in(arguments.epochs)
-        return FromAnswers(loss_of("kd", answered.settings), 0.1, 0.9, kept, views)
-
-    def on_maps() -> Technique:
-        return FromMaps(loss_of(arguments.loss, mapped.settings), 1.0, 1.0, live, (SIDE, SIDE, 3))
+        answers = functools.cache(lambda ask, view: answers_to_view(ask, chosen, split, AUGMENTATION, view))
+        return technique_for(
+            kd, teacher, untrained=False, from_scratch=True, views=kd.views_in(arguments.epochs), answers=answers,
+            classes=CLASSES, input_shape=(SIDE, SIDE, 3),
+        )  # fmt: skip
 
     print(f"{machine()['cpu']}, {os.cpu_count()} cores; dlmo trains on {chosen.describe()}")
-    trainings = {"without": lambda: None, "kd": stored, arguments.loss: on_maps}
-    best = dict.fromkeys(trainings, float("inf"))
+    best = dict.fromkeys((None, *losses), float("inf"))
     for _ in range(arguments.rounds):
-        for name, technique in trainings.items():
-            best[name] = min(best[name], seconds(arguments.student, split, arguments.epochs, technique()))
-    print(f"{arguments.student} taught by {arguments.teacher}, {arguments.epochs} epochs of {arguments.steps} steps, "
-          f"best of {arguments.rounds} rounds: {best['without']:.2f} s without a teacher")  # fmt: skip
-    for name in ("kd", arguments.loss):
-        kind = "answers stored" if name == "kd" else "teacher on every batch"
-        print(f"{name} ({kind}): {best[name]:.2f} s, {best[name] / best['without']:.2f}x")
+        for name in best:
+            made = None if name is None else technique(name)
+            best[name] = min(best[name], seconds(student, split, arguments.epochs, made))
+    print(f"{student} taught by {arguments.teacher}, {arguments.epochs} epochs of {arguments.steps} steps, "
+          f"best of {arguments.rounds} rounds: {best[None]:.2f} s without a teacher")  # fmt: skip
+    for name in losses:
+        kind = "stored" if LOSSES[name].stored else "teacher on every batch"
+        print(f"{name} ({kind}): {best[name]:.2f} s, {best[name] / best[None]:.2f}x")
 
 
 if __name__ == "__main__":

@@ -147,7 +147,11 @@ def optimize(
 @app.command()
 def study(
     source: Annotated[
-        str, typer.Argument(help='as for optimize; or "paper": the reference study\'s grid on CIFAR-10 and CIFAR-100')
+        str,
+        typer.Argument(
+            help='as for optimize; or "paper": the reference study\'s grid on CIFAR-10 and CIFAR-100; or "paper-kd": '
+            "its table of distillation, on CIFAR-10"
+        ),
     ],
     network: Networks = None,
     setup: Annotated[
@@ -166,7 +170,10 @@ def study(
     input_size: InputSize = None,
     group_by: GroupBy = None,
     stem: Stem = "auto",
-    data: Annotated[Path | None, typer.Option(help="for paper: folder with the official files of both")] = None,
+    data: Annotated[Path | None, typer.Option(help="for paper, paper-kd: folder with the official files")] = None,
+    kd: Annotated[
+        str, typer.Option(help='what KD stands for in setups, such as "kd(wide_resnet_40_2, loss=dkd)"')
+    ] = "kd",
     train_only: Annotated[
         bool,
         typer.Option("--train-only", help="stop when all is trained; needs no runtime, see docs/training-elsewhere.md"),
@@ -185,23 +192,23 @@ def study(
         time=time, epochs=epochs, threads=threads, seeds=tuple(range(seeds)), input_size=input_size,
         group_by=group_by, stem=stem, target=target, out=out, track=tuple(track or ()),
     )  # fmt: skip
-    if source == "paper":
+    if source in ("paper", "paper-kd"):
         if recipe:
-            raise UserError("--recipe: the paper's grid has setups only; leave it out, or name a data set")
+            raise UserError("--recipe: the paper's grids have setups only; leave it out, or name a data set")
         from dlmo.strategy.paper import study_paper, train_paper
 
+        grid = {"name": source, "network": network or (), "setup": setup or (), "kd": kd, "options": options}
         if train_only:
-            trained = train_paper(data, network=network or (), setup=setup or (), options=options, progress=_progress())
-            _print_trained(trained, as_json)
+            _print_trained(train_paper(data, **grid, progress=_progress()), as_json)
             return
-        found = study_paper(data, network=network or (), setup=setup or (), options=options, progress=_progress())
+        found = study_paper(data, **grid, progress=_progress())
         _print_paper(found, out, as_json)
         return
     if data is not None:
         raise UserError("--data belongs to `dlmo study paper`; write the place into the source, as in cifar10:DIR")
     found = (train_study if train_only else work)(
         source, network=network or (), setup=setup or (), recipe=recipe or (), model=model, mean=mean, std=std,
-        channel_order=channel_order, options=options, progress=_progress(),
+        channel_order=channel_order, kd=kd, options=options, progress=_progress(),
     )  # fmt: skip
     if train_only:
         _print_trained(found, as_json)

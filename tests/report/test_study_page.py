@@ -26,7 +26,7 @@ def paper(shared_store):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(speed, "MANY", 100)
         speeds = {"cifar10": speeds_of(finished, SilentProgress())}
-    return PaperStudy({"cifar10": run}, findings(measured), speeds)
+    return PaperStudy("paper", "The study", {"cifar10": run}, findings(measured), speeds)
 
 
 def test_ours_stand_beside_theirs(paper):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dlmo.measure.statistics import paired_test
-from dlmo.strategy.findings import Measured, findings
+from dlmo.strategy.findings import Measured, findings, findings_on_teaching
 from dlmo.study.results import Result
 
 IMAGES = 1000
@@ -26,8 +26,8 @@ def compare(first: Result, second: Result):
     return paired_test(image < first.accuracy, image < second.accuracy)
 
 
-def verdict(claim: str, *results: Result) -> str:
-    found = findings({"cifar10": Measured(results, compare)})
+def verdict(claim: str, *results: Result, tested=findings) -> str:
+    found = tested({"cifar10": Measured(results, compare)})
     return next(finding.verdict for finding in found if finding.claim.startswith(claim))
 
 
@@ -67,3 +67,25 @@ def test_a_tiers_advice_is_held_against_the_pick():
     pruned = result("vgg", "PRQ", 0.80, 100, 1.0)
     assert verdict("low-end", PLAIN, pruned).startswith("holds")
     assert verdict("low-end", PLAIN, pruned, result("vgg", "FIQ", 0.80, 50, 1.0)).startswith("does not hold")
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "gains", "collapses"),
+    [
+        (0.85, "holds (1 of 1", "does not hold here (0 of 1"),
+        (0.60, "does not hold here", "holds (1 of 1"),
+        (0.801, "cannot be told", "does not hold here"),
+    ],
+)
+def test_what_a_teacher_does_to_v3(accuracy, gains, collapses):
+    plain, taught = (
+        result("mobilenet_v3_small", setup, value, 1, 1.0) for setup, value in (("NQ", 0.8), ("KD", accuracy))
+    )
+    assert verdict("KD makes", plain, taught, tested=findings_on_teaching).startswith(gains)
+    assert verdict("v3 collapses", plain, taught, tested=findings_on_teaching).startswith(collapses)
+
+
+def test_what_follows_a_teacher_is_compared_with_it():
+    taught, pruned = result("mobilenet_v1", "KD", 0.8, 1, 1.0), result("mobilenet_v1", "KD+PRN", 0.7, 1, 1.0)
+    assert verdict("KD+PRN", PLAIN, taught, pruned, tested=findings_on_teaching).startswith("does not hold here")
+    assert verdict("KD+F16", PLAIN, taught, pruned, tested=findings_on_teaching) == "cannot be told"

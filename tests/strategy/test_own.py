@@ -219,6 +219,28 @@ def test_study_and_optimize_start_from_the_model(weights, shared_store):
     assert f"--network {CODE}:small" in run.title
 
 
+def test_a_model_that_comes_trained_learns_further_from_itself(weights, shared_store):
+    options = Options(epochs=1, store=shared_store)
+
+    def squeezed(recipe):
+        run = compress(
+            weights, "digits", recipe=recipe, network=f"{CODE}:small", mean="0.3", std="0.4", options=options
+        )
+        return run.choice.result
+
+    taught, alone = squeezed("kd(self) > qat > int8"), squeezed("qat > int8")
+    assert (taught.setup, alone.setup) == ("KD+QAT", "QAT")
+    assert taught.epochs == alone.epochs
+    assert taught.validation_accuracy > 0.8
+    for recipe, reason in (
+        ("kd > qat > int8", "comes trained.* its teacher can be itself"),
+        ("kd(self, generations=2) > qat > int8", "comes trained.* its teacher can be itself"),
+        ("kd(self) > int8", "add a step that trains it further"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            squeezed(recipe)
+
+
 @pytest.fixture
 def float_file(trained, tmp_path):
     """As another tool may have written it: its own normalization, no names left."""

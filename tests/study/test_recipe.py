@@ -18,6 +18,7 @@ from dlmo.study.recipe import SETUPS, for_setup, parse
         "resnet20 > kd(wide_resnet_40_2, loss=dkd, temperature=4, beta=6, standardize=true) > prune > qat > int8",
         "resnet8 > kd(self, generations=2, views=0) > int8",
         "resnet8 > kd(loss=hint, weight=0.5, labels=1) > float32",
+        "resnet8 > kd(nets/teacher.pt2, loss=dkd, warmup=0.2) > float32",
         "resnet8 > kd(scheme=online) > float32",
         "resnet8 > kd(self, loss=shallow) > float32",
         "resnet20 > mixed",
@@ -64,6 +65,8 @@ def test_views_are_stored_where_only_answers_count():
         return parse(f"resnet8 > {text}").kd.views_in(epochs)
 
     assert (views("kd"), views("kd", 3), views("kd(views=5)"), views("kd(views=0)")) == (15, 1, 5, None)
+    assert (views("kd(self)", 0), views("kd(self, views=2)", 0)) == (None, 2)
+    assert (views("kd(loss=rkd)"), views("kd(loss=projector, views=2)")) == (15, 2)
     assert (views("kd(loss=hint)"), views("kd(scheme=online)"), views("kd(self, loss=shallow)")) == (None, None, None)
 
 
@@ -92,13 +95,15 @@ def test_views_are_stored_where_only_answers_count():
         ("resnet20 > kd(loss=hints)", 'did you mean "hint"'),
         ("resnet20 > kd(loss=attention, temperature=4)", "attention has no temperature; these have: kd, dkd, dist"),
         ("resnet20 > kd(loss=dist, standardize=true)", "has no standardize"),
+        ("resnet20 > kd(warmup=0.1)", "kd has no warmup; these have: dkd"),
+        ("resnet20 > kd(teacher.pt2, loss=hint)", "a .pt2 file only answers"),
         ("resnet20 > kd(temperature=0)", "greater than or equal to 0.5"),
         ("resnet20 > kd(scheme=onlne)", "'offline' or 'online'"),
         ("resnet20 > kd(loss=hint, scheme=online)", "loss on answers"),
         ("resnet20 > kd(loss=shallow)", "kd(teacher=self, loss=shallow)"),
         ("resnet20 > kd(generations=2)", "needs teacher=self"),
         ("resnet20 > kd(self, scheme=online, generations=2)", "no generations"),
-        ("resnet20 > kd(loss=rkd, views=3)", "views needs"),
+        ("resnet20 > kd(loss=gram, views=3)", "views needs"),
         ("resnet20 > mixed(size=96KB, drop=0.01)", "size or drop, not both"),
         ("resnet20 > mixed(size=96XB)", "is no size"),
         ("resnet20 > mixed(size=96)", "greater than or equal to 1000"),
@@ -116,6 +121,15 @@ def test_mistakes_are_named(text, message):
 def test_a_size_is_written_in_bytes():
     for text in ("mixed(size=96KB)", "mixed(96KB)"):
         assert str(parse(f"resnet20 > {text}")) == "resnet20 > mixed(96000)"
+
+
+def test_what_kd_stands_for_in_setups():
+    assert str(for_setup("resnet20", "KD+F16")) == "resnet20 > kd > float16"
+    taught = for_setup("resnet20", "KD", "kd(resnet110, loss=dkd)")
+    assert (str(taught), taught.setup) == ("resnet20 > kd(resnet110, loss=dkd) > float32", "KD")
+    assert str(for_setup("resnet20", "NQ", "kd(resnet110)")) == "resnet20 > float32"
+    with pytest.raises(UserError, match="give a kd step"):
+        for_setup("resnet20", "KD", "prune")
 
 
 def test_unknown_setup():

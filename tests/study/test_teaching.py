@@ -134,6 +134,53 @@ def test_files_that_are_no_teacher(few, tmp_path):
             check_teaching(few, parse(f"{STUDENT} > kd({path})"))
 
 
+@pytest.fixture
+def exported(few, tmp_path):
+    """A function that exports a trained teacher as others do: for its own pixels, any number of images."""
+
+    def export(network, shape=(1, 16, 16), name="teacher"):
+        sizes = ({0: torch.export.Dim("batch", min=1, max=1024)},)
+        program = torch.export.export(network.eval(), (torch.zeros(2, *shape),), dynamic_shapes=sizes)
+        torch.export.save(program, tmp_path / f"{name}.pt2")
+        return tmp_path / f"{name}.pt2"
+
+    return export
+
+
+def test_a_teacher_in_a_pt2_file(few, exported):
+    network = load_network(few, train(few, "resnet8", schedules(64, 16, 6), 0))
+
+    class TakesUnit(nn.Module):
+        """The same for pixels from 0 to 1."""
+
+        def __init__(self):
+            super().__init__()
+            self.network = network
+
+        def forward(self, x):
+            return self.network((x * 255 - 128) / 128)
+
+    path = exported(TakesUnit())
+    teacher = stages._teacher_network(few, parse(f"{STUDENT} > kd({path})").kd)
+    x = (torch.from_numpy(few.dataset.validation.images[:8]).permute(0, 3, 1, 2).float() - 128) / 128
+    assert torch.allclose(teacher(x), network(x), atol=1e-4), "its normalization was found"
+    assert run(few, f"kd({path})").epochs == 2
+    with pytest.raises(UserError, match="scores 10 classes, not 2"):
+        check_teaching(replace(few, dataset=replace(few.dataset, classes=("a", "b"))), parse(f"{STUDENT} > kd({path})"))
+    larger = replace(few.dataset, preprocessing=replace(few.dataset.preprocessing, height=24, width=24))
+    with pytest.raises(UserError, match="takes 16x16 images of 1 channels, not 24x24"):
+        check_teaching(replace(few, dataset=larger), parse(f"{STUDENT} > kd({path})"))
+
+
+def test_a_pt2_teacher_that_knows_nothing_is_refused(few, exported):
+    class Constant(nn.Module):
+        def forward(self, x):
+            return x.mean((1, 2, 3))[:, None] * torch.zeros(10) + torch.arange(10)
+
+    with pytest.raises(UserError, match="no better than always"):
+        check_teaching(few, parse(f"{STUDENT} > kd({exported(Constant())})"))
+
+
 def test_maps_that_do_not_fit_are_refused():
     shape = (16, 16, 1)
     flat = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))

@@ -36,17 +36,17 @@ def read_exported(path: Path) -> ExportedNetwork:
         with zipfile.ZipFile(path) as archive:
             document = _checked(archive, path)
     except (OSError, zipfile.BadZipFile, ValueError, KeyError, StopIteration) as error:
-        raise UserError(f"--model {path} is no .pt2 file of torch.export.save: {error}") from None
+        raise UserError(f"{path} is no .pt2 file of torch.export.save: {error}") from None
     try:
         program = torch.export.load(path)
         graph = fx.symbolic_trace(program.module())
     except Exception as error:  # whatever a malformed program leads the reader to
-        raise UserError(f"--model {path} cannot be loaded: {(str(error).splitlines() or ['empty'])[0]}") from None
+        raise UserError(f"{path} cannot be loaded: {(str(error).splitlines() or ['empty'])[0]}") from None
     batch, channels, height, width = _input_shape(document, path)
     if batch not in (None, 1):
-        raise UserError(f"--model {path} takes batches of {batch}; export it for one image, or for any number")
+        raise UserError(f"{path} takes batches of {batch}; export it for one image, or for any number")
     if channels not in (1, 3) or height is None or width is None:
-        raise UserError(f"--model {path} takes no images of 1 or 3 channels and a fixed size; export it for those")
+        raise UserError(f"{path} takes no images of 1 or 3 channels and a fixed size; export it for those")
     return ExportedNetwork(graph, batch, channels, (height, width))
 
 
@@ -57,18 +57,18 @@ def _checked(archive: zipfile.ZipFile, path: Path) -> dict:
         if name.endswith("_config.json"):
             payloads = json.loads(archive.read(name))["config"].values()
             if any(payload["use_pickle"] for payload in payloads):
-                raise UserError(f"--model {path}: {name} names pickled objects, which could run code")
+                raise UserError(f"{path}: {name} names pickled objects, which could run code")
         elif name.endswith(".pt"):
             with archive.open(name) as file:
                 _check_plain(file, path, name)
     document = json.loads(archive.read(next(name for name in names if name.endswith("models/model.json"))))
     if document.get("guards_code"):
-        raise UserError(f"--model {path} carries code of its own (guards); export it without dynamic sizes")
+        raise UserError(f"{path} carries code of its own (guards); export it without dynamic sizes")
     for key, value in _leaves(document):
         if key == "target" and not _OPERATORS.fullmatch(value):
-            raise UserError(f'--model {path} calls "{value}"; only ATen operators are allowed')
+            raise UserError(f'{path} calls "{value}"; only ATen operators are allowed')
         if key == "expr_str" and not _SYMBOL.fullmatch(value):
-            raise UserError(f'--model {path} computes its sizes ("{value}"); export it with fixed sizes')
+            raise UserError(f'{path} computes its sizes ("{value}"); export it with fixed sizes')
     return document
 
 
@@ -76,7 +76,7 @@ def _check_plain(file, path: Path, name: str) -> None:
     try:
         torch.load(io.BytesIO(file.read()), weights_only=True)
     except Exception:
-        raise UserError(f"--model {path}: {name} holds Python objects, which could run code") from None
+        raise UserError(f"{path}: {name} holds Python objects, which could run code") from None
 
 
 def _leaves(value, key: str = ""):
@@ -98,5 +98,5 @@ def _input_shape(document: dict, path: Path) -> tuple[int | None, int, int | Non
     inputs = [entry["user_input"]["arg"]["as_tensor"]["name"] for entry in signature if "user_input" in entry]
     sizes = graph["tensor_values"][inputs[0]]["sizes"] if len(inputs) == 1 else ()
     if len(sizes) != 4:
-        raise UserError(f"--model {path} does not take one tensor, batch x channels x height x width")
+        raise UserError(f"{path} does not take one tensor, batch x channels x height x width")
     return tuple(size.get("as_int") for size in sizes)

@@ -182,12 +182,14 @@ def _summary(study: PaperStudy) -> str:
 
 
 def _schedules(study: PaperStudy) -> list[str]:
-    """What each network's training was, per data set."""
+    """How long each network was trained from scratch, without a teacher and with one, per data set."""
     found = []
     for dataset, run in study.runs.items():
         for result in run.results:
-            if result.setup == "NQ":
-                found.append(f"{dataset}, {result.network}, seed {result.seed}: {result.epochs} epochs")
+            if result.setup in ("NQ", "KD"):
+                found.append(
+                    f"{dataset}, {result.network}, {result.setup}, seed {result.seed}: {result.epochs} epochs"
+                )
     return found
 
 

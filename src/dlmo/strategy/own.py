@@ -13,7 +13,7 @@ from dlmo.errors import UserError
 from dlmo.measure.statistics import wilson_interval
 from dlmo.networks.own import OwnNetwork, Source, fingerprint, open_model, own_name
 from dlmo.progress import Progress
-from dlmo.study.recipe import Recipe
+from dlmo.study.recipe import Kd, Recipe
 
 if TYPE_CHECKING:
     from dlmo.networks.normalization import Normalization
@@ -81,11 +81,12 @@ def own_arguments(own: Own | None, named: list[str]) -> dict[str, object]:
 
 def possible(recipe: Recipe, network: OwnNetwork, strict: bool) -> bool:
     """Whether the user's network can go through a recipe; raises UserError in place of False if `strict`."""
-    if recipe.kd is not None:
+    kd = recipe.kd
+    if kd is not None and (reason := _untaught(kd, recipe)) is not None:
         if strict:
-            raise UserError(f'"{recipe.kd}" trains from scratch, but {network.name} comes trained: leave kd out')
+            raise UserError(f'"{kd}": {network.name} comes trained, nothing is trained from scratch: {reason}')
         return False
-    further = recipe.steps[:-1]
+    further = recipe.further_trainings
     if network.post_training_only is None or not further:
         return True
     if strict:
@@ -94,6 +95,15 @@ def possible(recipe: Recipe, network: OwnNetwork, strict: bool) -> bool:
             f"{network.post_training_only}; use float32, float16, dynamic_int8 or int8 alone"
         )
     return False
+
+
+def _untaught(kd: Kd, recipe: Recipe) -> str | None:
+    """Why a network that comes trained cannot learn by `kd`; None if it can."""
+    if kd.scheme == "online" or kd.generations > 1 or not (kd.from_file or kd.teacher == "self"):
+        return "its teacher can be itself, kd(self), or a file"
+    if not recipe.further_trainings:
+        return "add a step that trains it further, such as qat > int8"
+    return None
 
 
 def open_source(request: Request) -> Source:

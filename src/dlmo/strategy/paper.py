@@ -1,6 +1,6 @@
-"""The reference study's whole grid: its networks, its setups, both data sets, ours beside theirs."""
+"""The reference study's grids: its networks, its setups, its data sets, ours beside theirs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ from dlmo import networks as registry
 from dlmo.errors import UserError
 from dlmo.progress import Progress, SilentProgress
 from dlmo.strategy.budget import parse_duration
-from dlmo.strategy.findings import Finding, Measured, findings
+from dlmo.strategy.findings import Finding, Measured, findings, findings_on_teaching
 from dlmo.strategy.job import Finished, Job, Options, run_job
 from dlmo.strategy.study import study_job
 from dlmo.strategy.train_only import TrainedOnly, train_only
@@ -22,10 +22,41 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PaperStudy:
-    """runs: by data set name. findings: the study's claims, tested on these runs. speeds: by data set name and
-    artifact."""
+class Grid:
+    """What the study measured of one kind.
 
+    always: setups that are measured beside those asked for, as what they are compared with. findings: tests the
+    study's claims.
+    """
+
+    title: str
+    networks: tuple[str, ...]
+    setups: tuple[str, ...]
+    datasets: tuple[str, ...]
+    always: tuple[str, ...]
+    findings: Callable[[Mapping[str, Measured]], tuple[Finding, ...]]
+
+
+# By what `dlmo study` calls them.
+GRIDS = {
+    "paper": Grid(
+        "The reference study, measured again",
+        published.NETWORKS, published.SETUPS, published.DATASETS, (), findings,
+    ),
+    "paper-kd": Grid(
+        "The reference study's distillation, measured again",
+        published.TAUGHT_NETWORKS, published.TAUGHT_SETUPS, ("cifar10",), ("NQ",), findings_on_teaching,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PaperStudy:
+    """name, title: of its grid. runs: by data set name. findings: the study's claims, tested on these runs. speeds: by
+    data set name and artifact."""
+
+    name: str
+    title: str
     runs: dict[str, Run]
     findings: tuple[Finding, ...]
     speeds: "dict[str, dict[str, Speed]]" = field(default_factory=dict)
@@ -47,27 +78,33 @@ class PaperStudy:
 def study_paper(
     data: str | Path | None,
     *,
+    name: str = "paper",
     network: Sequence[str] = (),
     setup: Sequence[str] = (),
+    kd: str = "kd",
     options: Options | None = None,
     progress: Progress | None = None,
 ) -> PaperStudy:
-    """Run the study's grid, or the named part of it, on CIFAR-10 and CIFAR-100.
+    """Run one of the study's grids, or the named part of it.
 
-    data: folder with the official files of both, None for $DLMO_DATA. options.time is for both data sets together;
-    with options.out each data set's run is written to a folder of its name, the comparison beside them.
+    data: folder with the official files of its data sets, None for $DLMO_DATA. name: see GRIDS. kd: what KD stands
+    for in setups. options.time is for all data sets together; with options.out each data set's run is written to a
+    folder of its name, the comparison beside them.
     """
     options = options or Options(time=None)
     runs: dict[str, Run] = {}
     measured: dict[str, Measured] = {}
     speeds: dict[str, dict[str, Speed]] = {}
-    for name, source, job, part in _parts(data, network, setup, options):
-        finished = run_job(source, job, part, progress)
-        runs[name] = finished.run
-        speeds[name] = speeds_of(finished, progress or SilentProgress())
-        first = tuple(result for result in finished.run.results if result.seed == options.seeds[0])
-        measured[name] = Measured(first, comparer(finished.outcomes, finished.dataset))
-    found = PaperStudy(runs, findings(measured), speeds)
+    for part in _parts(data, name, network, setup, kd, options):
+        finished = run_job(part.source, part.job, part.options, progress)
+        runs[part.dataset] = finished.run
+        speeds[part.dataset] = speeds_of(finished, progress or SilentProgress())
+        compare = comparer(finished.outcomes, finished.dataset)
+        for seed in options.seeds:
+            label = part.dataset if len(options.seeds) == 1 else f"{part.dataset}, seed {seed}"
+            results = tuple(result for result in finished.run.results if result.seed == seed)
+            measured[label] = Measured(results, compare)
+    found = PaperStudy(name, GRIDS[name].title, runs, GRIDS[name].findings(measured), speeds)
     if options.folder is not None:
         from dlmo.report.study_page import write_study
 
@@ -78,42 +115,57 @@ def study_paper(
 def train_paper(
     data: str | Path | None,
     *,
+    name: str = "paper",
     network: Sequence[str] = (),
     setup: Sequence[str] = (),
+    kd: str = "kd",
     options: Options | None = None,
     progress: Progress | None = None,
 ) -> TrainedOnly:
-    """The training part of `study_paper`, for a machine without a runtime."""
-    parts = _parts(data, network, setup, options or Options(time=None))
-    done = [train_only(source, job, part, progress) for _, source, job, part in parts]
+    """The training part of `study_paper`, for a machine without a runtime; the arguments are the same."""
+    parts = _parts(data, name, network, setup, kd, options or Options(time=None))
+    done = [train_only(part.source, part.job, part.options, progress) for part in parts]
     return TrainedOnly(done[0].store, tuple(training for part in done for training in part.trainings))
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A grid on one of its data sets."""
+
+    dataset: str
+    source: str
+    job: Job
+    options: Options
+
+
 def _parts(
-    data: str | Path | None, network: Sequence[str], setup: Sequence[str], options: Options
-) -> list[tuple[str, str, Job, Options]]:
-    """Name, source, job and options of each data set's part."""
+    data: str | Path | None, name: str, network: Sequence[str], setup: Sequence[str], kd: str, options: Options
+) -> list[_Part]:
     from dlmo.data.cifar import CIFAR10, CIFAR100, find_release
 
+    grid = GRIDS[name]
     if options.target != "cpu":
         raise UserError(f"--target {options.target}: the paper's grid compares latencies of this machine; leave it out")
-    chosen = [registry.canonical(name) for name in network] or list(published.NETWORKS)
-    codes = [code for entry in setup for code in entry.split(",")] or list(published.SETUPS)
-    unknown = [name for name in chosen if name not in published.NETWORKS]
+    chosen = [registry.canonical(entry) for entry in network] or list(grid.networks)
+    codes = [code for entry in setup for code in entry.split(",")] or list(grid.setups)
+    known = (*grid.always, *grid.setups)
+    unknown = [entry for entry in chosen if entry not in grid.networks]
     if unknown:
-        raise UserError(f"the study has no network {unknown[0]}; it has {', '.join(published.NETWORKS)}")
-    unknown = [code for code in codes if code not in published.SETUPS]
+        raise UserError(f"{name}: the study has no network {unknown[0]}; it has {', '.join(grid.networks)}")
+    unknown = [code for code in codes if code not in known]
     if unknown:
-        raise UserError(f'the study has no setup "{unknown[0]}"; it has {", ".join(published.SETUPS)}')
+        raise UserError(f'{name}: the study has no setup "{unknown[0]}"; it has {", ".join(known)}')
     for release in (CIFAR10, CIFAR100):  # a missing one is better known before a day of training
-        find_release(release, None if data is None else str(data))
+        if release.name in grid.datasets:
+            find_release(release, None if data is None else str(data))
     if options.time is not None:
-        options = replace(options, time=f"{parse_duration('--time', options.time) / len(published.DATASETS)}s")
+        options = replace(options, time=f"{parse_duration('--time', options.time) / len(grid.datasets)}s")
+    setups = list(dict.fromkeys((*grid.always, *codes)))
     parts = []
-    for name in published.DATASETS:
-        source = name if data is None else f"{name}:{data}"
-        part = options if options.folder is None else replace(options, out=options.folder / name)
-        parts.append((name, source, study_job(source, chosen, codes, (), None, part), part))
+    for dataset in grid.datasets:
+        source = dataset if data is None else f"{dataset}:{data}"
+        part = options if options.folder is None else replace(options, out=options.folder / dataset)
+        parts.append(_Part(dataset, source, study_job(source, chosen, setups, (), None, part, kd), part))
     return parts
 
 

@@ -22,16 +22,18 @@ def study(
     mean: str | None = None,
     std: str | None = None,
     channel_order: str | None = None,
+    kd: str = "kd",
     options: Options | None = None,
     progress: Progress | None = None,
 ) -> Run:
     """Measure setups on networks, and further recipes as given. No setup means all of the study's.
 
+    kd: the step that KD stands for in setups.
     model: the user's own, in place of the networks of this package; recipes are then steps alone.
     """
     options = options or Options(time=None)
     own = open_own(model, network, mean, std, channel_order)
-    return run_job(source, study_job(source, network, setup, recipe, own, options), options, progress).run
+    return run_job(source, study_job(source, network, setup, recipe, own, options, kd), options, progress).run
 
 
 def train_study(
@@ -44,13 +46,14 @@ def train_study(
     mean: str | None = None,
     std: str | None = None,
     channel_order: str | None = None,
+    kd: str = "kd",
     options: Options | None = None,
     progress: Progress | None = None,
 ) -> TrainedOnly:
     """The training part of `study`, for a machine without a runtime; the arguments are the same."""
     options = options or Options(time=None)
     own = open_own(model, network, mean, std, channel_order)
-    return train_only(source, study_job(source, network, setup, recipe, own, options), options, progress)
+    return train_only(source, study_job(source, network, setup, recipe, own, options, kd), options, progress)
 
 
 def study_job(
@@ -60,6 +63,7 @@ def study_job(
     recipe: Sequence[str],
     own: Own | None,
     options: Options,
+    kd: str = "kd",
 ) -> Job:
     """What is to be measured; the arguments are those of `study`."""
     named = [own.name] if own else list(network)
@@ -67,11 +71,12 @@ def study_job(
     if codes and not named:
         raise UserError("--setup needs --network NAME: a setup is measured on networks (see `dlmo networks`)")
     setups = codes or ([] if own and recipe else list(SETUPS))
-    wanted = [for_setup(name, code) for name in named for code in setups]
+    wanted = [for_setup(name, code, kd) for name in named for code in setups]
     wanted += [Recipe(own.name, parse_steps(text)) if own else parse(text) for text in recipe]
     if not wanted:
         raise UserError("nothing to study: give --network NAME (see `dlmo networks`) or --recipe TEXT")
     wanted = list({str(entry): entry for entry in wanted}.values())
     arguments = {**own_arguments(own, named), "setup": codes, "recipe": list(recipe), **given_options(options)}
+    arguments |= {"kd": kd} if kd != "kd" else {}
     command = command_line("study", [source], arguments)
     return Job(command, lambda images: wanted, own=own, strict=bool(codes or recipe))

@@ -16,6 +16,9 @@ from dlmo.networks.own import is_own
 from dlmo.techniques.distillation.settings import LOSSES, settings_of
 from dlmo.units import parse_size
 
+# Of a trained teacher: dlmo's weights, or a whole network of anyone's.
+_TEACHER_FILES = (".safetensors", ".pt2")
+
 
 class Step(BaseModel):
     """One thing done to a model. Fields carry default, bounds and, for the planner, a search range."""
@@ -38,13 +41,15 @@ class Step(BaseModel):
 class Kd(Step):
     """Knowledge distillation. The student trains from scratch as long as without; further steps keep the teacher.
 
-    teacher: a network (trained as plainly and as long as the student would be), a .safetensors file of dlmo's, or
-    `self`: the student's own network, trained before it (born-again networks, arXiv:1805.04770).
+    teacher: a network (trained as plainly and as long as the student would be), a .safetensors file of dlmo's, a .pt2
+    file, or `self`: the student's own network, trained before it (born-again networks, arXiv:1805.04770). A user's
+    own model comes trained: its further steps learn from a file, or from the model as it was given (`self`).
     loss: see `dlmo.techniques.distillation.settings`, where None takes the published value; labels weighs the
     labels' loss, weight the teacher's. scheme online: the teacher is trained together with the student, not before.
     generations: with teacher=self, how many trainings follow the one without a teacher.
     views: how many fixed augmentations of each image are drawn in turn, so that the teacher answers each one once;
-    None: a quarter of the epochs where only answers count, else and with 0 a fresh one in every epoch.
+    None: a quarter of the epochs where the loss can live with stored answers, else and with 0 a fresh one in every
+    epoch.
     """
 
     name, code, summary = "kd", "KD", "train with a teacher network; the steps that follow keep it"
@@ -56,6 +61,7 @@ class Kd(Step):
     alpha: float | None = Field(None, ge=0, le=100, json_schema_extra={"search": [0.1, 2]})
     beta: float | None = Field(None, ge=0, le=100, json_schema_extra={"search": [1, 10]})
     standardize: bool | None = None
+    warmup: float | None = Field(None, ge=0, le=1)
     scheme: Literal["offline", "online"] = "offline"
     generations: int = Field(1, ge=1, le=10)
     views: int | None = Field(None, ge=0, le=1000)
@@ -63,7 +69,7 @@ class Kd(Step):
     @field_validator("teacher")
     @classmethod
     def _known_teacher(cls, teacher: str) -> str:
-        if teacher == "self" or teacher.endswith(".safetensors"):
+        if teacher == "self" or teacher.endswith(_TEACHER_FILES):
             return teacher
         return networks.canonical(teacher)
 
@@ -72,7 +78,7 @@ class Kd(Step):
         if self.loss not in LOSSES:
             raise UserError(f'kd: unknown loss "{self.loss}"{_nearest(self.loss, LOSSES)}; known: {", ".join(LOSSES)}')
         own = LOSSES[self.loss]
-        for option in ("temperature", "alpha", "beta", "standardize"):
+        for option in ("temperature", "alpha", "beta", "standardize", "warmup"):
             if getattr(self, option) is not None and option not in own.published:
                 takers = ", ".join(name for name, loss in LOSSES.items() if option in loss.published)
                 raise UserError(f"kd: loss={self.loss} has no {option}; these have: {takers}")
@@ -82,22 +88,25 @@ class Kd(Step):
             raise UserError("kd: scheme=online needs a loss on answers (kd, dkd, dist) and a network's name as teacher")
         if self.scheme == "online" and self.generations > 1:
             raise UserError("kd: scheme=online has no generations; leave one of the two out")
+        if self.teacher.endswith(".pt2") and (own.knowledge != "response" or self.views == 0):
+            raise UserError("kd: a .pt2 file only answers, at one size: take loss=kd, dkd or dist, and no views=0")
         if self.generations > 1 and self.teacher != "self":
             raise UserError("kd: generations needs teacher=self")
         if self.views and not self.answers_once:
-            raise UserError("kd: views needs scheme=offline and a loss on answers (kd, dkd, dist)")
+            storing = ", ".join(name for name, loss in LOSSES.items() if loss.stored)
+            raise UserError(f"kd: views needs scheme=offline and a loss that reads one vector per image ({storing})")
         return self
 
     @property
     def settings(self) -> dict[str, float | bool]:
         """Weights and options of the loss, with the published value where none was given."""
-        options = ("labels", "weight", "temperature", "alpha", "beta", "standardize")
+        options = ("labels", "weight", "temperature", "alpha", "beta", "standardize", "warmup")
         given = {name: getattr(self, name) for name in options if getattr(self, name) is not None}
         return settings_of(self.loss, self.scheme, given)
 
     @property
     def from_file(self) -> bool:
-        return self.teacher.endswith(".safetensors")
+        return self.teacher.endswith(_TEACHER_FILES)
 
     @property
     def born_again(self) -> bool:
@@ -106,12 +115,13 @@ class Kd(Step):
 
     @property
     def answers_once(self) -> bool:
-        """Whether the teacher's answers to an image can be stored: they are all the loss wants, and do not change."""
-        return self.scheme == "offline" and LOSSES[self.loss].knowledge == "response"
+        """Whether what the loss wants of the teacher for an image can be stored, and does not change."""
+        return self.scheme == "offline" and LOSSES[self.loss].stored
 
     def views_in(self, epochs: int) -> int | None:
-        """How many views a training from scratch of so many epochs goes through; None: fresh ones."""
-        if not self.answers_once or self.views == 0:
+        """How many views a training from scratch of so many epochs goes through; None: fresh ones. epochs: 0 where
+        nothing is trained from scratch."""
+        if not self.answers_once or self.views == 0 or (self.views is None and epochs == 0):
             return None
         return self.views or max(1, epochs // 4)
 
@@ -255,15 +265,17 @@ def parse_steps(text: str) -> tuple[Step, ...]:
     return tuple(steps)
 
 
-def for_setup(network: str, code: str) -> Recipe:
-    """The recipe of one of the study's setups; with KD or KD+CODE, under the default teacher."""
+def for_setup(network: str, code: str, kd: str = "kd") -> Recipe:
+    """The recipe of one of the study's setups. kd: the step that KD or KD+CODE begins with, as text."""
     plain = "NQ" if code == "KD" else code.removeprefix("KD+")
     if plain not in SETUPS:
         raise UserError(
             f'unknown setup "{code}"{_nearest(plain, SETUPS)}; known: {", ".join(SETUPS)}, KD and KD+ before a setup'
         )
     name = network if is_own(network) else networks.canonical(network)
-    return Recipe(name, parse_steps(SETUPS[plain] if plain == code else f"kd > {SETUPS[plain]}"))
+    if not isinstance(_parse_step(kd), Kd):
+        raise UserError(f'--kd "{kd}": give a kd step, such as "kd(wide_resnet_40_2, loss=dkd)"')
+    return Recipe(name, parse_steps(SETUPS[plain] if plain == code else f"{kd} > {SETUPS[plain]}"))
 
 
 def _parse_step(text: str) -> Step:

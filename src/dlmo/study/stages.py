@@ -22,11 +22,12 @@ from dlmo.study.recipe import Int8, Kd, Mixed, Precision, Prune, PruneChannels, 
 from dlmo.study.results import Repair
 from dlmo.study.store import Store, key_of
 from dlmo.study.teaching import TeacherFile
+from dlmo.techniques.distillation.settings import LOSSES
 from dlmo.training.curve import Epoch
 from dlmo.training.schedule import PROGRESSIVE_COST, Augmentation, Schedule
 
 # Raise a number when the stage's code changes what it would produce.
-_VERSIONS = {"train": 2, "import": 1, "technique": 3, "float": 2, "artifact": 4, "scores": 1, "answers": 1}
+_VERSIONS = {"train": 2, "import": 1, "technique": 3, "float": 2, "artifact": 4, "scores": 1, "answers": 2, "kd": 2}
 
 # One teacher for all students and seeds: it is given, as the data are, not a part of what is repeated.
 _TEACHER_SEED = 0
@@ -164,7 +165,7 @@ def trainings_of(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed: 
     network, kd = recipe.network, recipe.kd
     found: list[Expected] = []
     if workspace.is_own(network):
-        key = _import_key(workspace)
+        key = _train_key(workspace, network, plan, seed, kd)
         found.append(Expected("import", key, 0.0, network, seed))
     else:
         taught = kd
@@ -279,6 +280,8 @@ def _import_key(workspace: Workspace) -> str:
 
 
 def _train_key(workspace: Workspace, network: str, plan: NetworkPlan, seed: int, kd: Kd | None) -> str:
+    if workspace.is_own(network):
+        return _import_key(workspace)
     inputs = {"network": network, **_training_inputs(workspace, plan.train, seed)}
     return key_of("train", _VERSIONS["train"], inputs | _kd_inputs(workspace, kd, network, plan, seed))
 
@@ -303,7 +306,8 @@ def _kd_inputs(workspace: Workspace, kd: Kd | None, network: str, plan: NetworkP
     else:
         teacher_key = TeacherFile(kd.teacher).digest if kd.from_file else kd.teacher
     views = kd.views_in(plan.train.epochs)
-    return {"kd": {"teacher": teacher_key, "loss": kd.loss, "scheme": kd.scheme, "views": views, **kd.settings}}
+    chosen = {"teacher": teacher_key, "loss": kd.loss, "scheme": kd.scheme, "views": views, **kd.settings}
+    return {"kd": chosen | {"version": _VERSIONS["kd"]}}
 
 
 def _teacher_training(kd: Kd, student: str, seed: int) -> tuple[str, int, Kd | None] | None:
@@ -443,16 +447,26 @@ def _technique(step: Step | None, parent: Trained | None):
     return Technique()
 
 
-def _teaching(workspace: Workspace, kd: Kd, student: str, teacher: Trained | None, plan: NetworkPlan, seed: int):
+def _teaching(
+    workspace: Workspace,
+    kd: Kd,
+    student: str,
+    step: Step | None,
+    teacher: Trained | None,
+    plan: NetworkPlan,
+    seed: int,
+):
     """The technique of learning from a teacher."""
     import torch
 
     from dlmo.study.teaching import technique_for
     from dlmo.techniques.distillation.offline import answers_to_view
     from dlmo.training import checkpoint
+    from dlmo.training.device import best_device
 
-    def answers(live, view: int):
+    def answers(ask, view: int):
         inputs = {
+            "asked": "logits" if LOSSES[kd.loss].knowledge == "response" else "last map",
             "teacher": TeacherFile(kd.teacher).digest if teacher is None else teacher.key,
             "dataset": workspace.dataset.fingerprint,
             "augmentation": asdict(workspace.augmentation),
@@ -461,10 +475,10 @@ def _teaching(workspace: Workspace, kd: Kd, student: str, teacher: Trained | Non
         key = key_of("answers", _VERSIONS["answers"], inputs)
 
         def make(folder: Path) -> None:
-            logits = answers_to_view(live, workspace.dataset.train, workspace.augmentation, view)
-            checkpoint.save(folder / "answers.safetensors", {"logits": logits}, inputs)
+            given = answers_to_view(ask, best_device(), workspace.dataset.train, workspace.augmentation, view)
+            checkpoint.save(folder / "answers.safetensors", {"answers": given}, inputs)
 
-        return checkpoint.load(workspace.store.stage("answers", key, make) / "answers.safetensors")[0]["logits"]
+        return checkpoint.load(workspace.store.stage("answers", key, make) / "answers.safetensors")[0]["answers"]
 
     network = None
     untrained = kd.scheme == "online" and teacher is None
@@ -479,6 +493,7 @@ def _teaching(workspace: Workspace, kd: Kd, student: str, teacher: Trained | Non
         kd,
         network,
         untrained=untrained,
+        from_scratch=step is None,
         views=kd.views_in(plan.train.epochs),
         answers=answers,
         classes=len(workspace.dataset.classes),
@@ -488,7 +503,10 @@ def _teaching(workspace: Workspace, kd: Kd, student: str, teacher: Trained | Non
 
 def _teacher_network(workspace: Workspace, kd: Kd):
     """The network in a teacher's file."""
-    return TeacherFile(kd.teacher).load(_made_for(workspace), lambda name: build_network(workspace, name))
+    file = TeacherFile(kd.teacher)
+    if file.exported:
+        return file.graph(workspace.dataset)
+    return file.load(_made_for(workspace), lambda name: build_network(workspace, name))
 
 
 def _peer(student: Trained) -> Trained:
@@ -543,7 +561,7 @@ def _train_into(
     if kd is not None:
         teacher = _teacher(workspace, kd, name, step, plan, seed)
         # Last: its taps belong on the network as the technique before it leaves it.
-        teaching = _teaching(workspace, kd, name, teacher, plan, seed)
+        teaching = _teaching(workspace, kd, name, step, teacher, plan, seed)
         technique = Chain(technique, teaching)
 
     def fit(network, schedule, state, progress):

@@ -5,15 +5,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from dlmo.data.dataset import Dataset
 from dlmo.errors import UserError
 from dlmo.study.recipe import Kd
 from dlmo.techniques.distillation.settings import LOSSES
+
+# A foreign teacher's normalization is found on so many validation images.
+_COMPARED_IMAGES = 512
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from dlmo.techniques.distillation.offline import LiveTeacher
     from dlmo.techniques.technique import Technique
 
 
@@ -22,15 +27,17 @@ def technique_for(
     teacher: "nn.Module | None",
     *,
     untrained: bool,
+    from_scratch: bool,
     views: int | None,
-    answers: "Callable[[LiveTeacher, int], torch.Tensor]",
+    answers: "Callable[[Callable[[torch.Tensor], torch.Tensor], int], torch.Tensor]",
     classes: int,
     input_shape: tuple[int, int, int],
 ) -> "Technique":
     """The technique of one training under `kd`.
 
-    teacher: None where the loss has none; untrained: it learns along with the student. views: how many fixed
-    augmentations, None for fresh ones. answers: a teacher's logits for one view of all training images.
+    teacher: None where the loss has none; untrained: it learns along with the student. from_scratch: the student too
+    begins untrained. views: how many fixed augmentations, None for fresh ones. answers: what a function of images
+    gives for one view of all training images.
     """
     from dlmo.techniques.distillation.losses import loss_of
     from dlmo.techniques.distillation.offline import FromAnswers, FromMaps, LiveTeacher, StoredTeacher
@@ -46,11 +53,15 @@ def technique_for(
     if untrained:
         return MutualLearning(loss, labels, weight, teacher, device)
     live = LiveTeacher(teacher, device)
+
+    def stored(ask: "Callable[[torch.Tensor], torch.Tensor]") -> StoredTeacher:
+        return StoredTeacher(lambda view: answers(ask, view), device)
+
     if LOSSES[kd.loss].knowledge != "response":
-        return FromMaps(loss, labels, weight, live, input_shape)
-    if views is None:
-        return FromAnswers(loss, labels, weight, lambda batch: live(batch.inputs))
-    return FromAnswers(loss, labels, weight, StoredTeacher(lambda view: answers(live, view), device), views)
+        pooled = None if views is None else stored(live.pooled(input_shape))
+        return FromMaps(loss, labels, weight, live, input_shape, pooled, views)
+    asked = (lambda batch: live(batch.inputs)) if views is None else stored(live)
+    return FromAnswers(loss, labels, weight, asked, views, settings.get("warmup", 0.0) if from_scratch else 0.0)
 
 
 def check_maps(kd: Kd, student: "nn.Module", teacher: "nn.Module | None", input_shape: tuple[int, int, int]) -> None:
@@ -68,7 +79,8 @@ def check_maps(kd: Kd, student: "nn.Module", teacher: "nn.Module | None", input_
 
 
 class TeacherFile:
-    """A network's weights as dlmo's training stage wrote them: `weights.safetensors` with a record of what they are."""
+    """A network's weights as dlmo's training stage wrote them (`weights.safetensors` with a record of what they are),
+    or a whole network in a .pt2 file."""
 
     def __init__(self, path: str) -> None:
         self.path = Path(path).expanduser()
@@ -80,6 +92,47 @@ class TeacherFile:
     @property
     def digest(self) -> str:
         return hashlib.blake2b(self._content, digest_size=16).hexdigest()
+
+    @property
+    def exported(self) -> bool:
+        return self.path.suffix == ".pt2"
+
+    def graph(self, dataset: Dataset) -> "nn.Module":
+        """The network of a .pt2 file, for dlmo's pixels. Raises UserError.
+
+        Its normalization is the common one under which it is most accurate on validation images.
+        """
+        import torch
+
+        from dlmo.networks.exported import read_exported
+        from dlmo.networks.normalization import KNOWN, normalized
+        from dlmo.training.device import best_device
+        from dlmo.training.loop import predict
+
+        found = read_exported(self.path)
+        height, width, channels = dataset.input_shape
+        if (*found.size, found.channels) != dataset.input_shape:
+            raise UserError(
+                f"kd: the teacher {self.path} takes {found.size[0]}x{found.size[1]} images of {found.channels} "
+                f"channels, not {height}x{width} of {channels}"
+            )
+        if found.batch is not None:
+            raise UserError(f"kd: the teacher {self.path} takes one image at a time; export it for any number")
+        classes = found.graph(torch.zeros(2, channels, height, width)).shape[-1]
+        if classes != len(dataset.classes):
+            raise UserError(f"kd: the teacher {self.path} scores {classes} classes, not {len(dataset.classes)}")
+        part, device = dataset.validation.spread(_COMPARED_IMAGES), best_device()
+
+        def right(network: "nn.Module") -> int:
+            return int((predict(network.to(device.name), part, device).argmax(1) == part.labels).sum())
+
+        best = max((normalized(found.graph, entry, channels) for entry in KNOWN.values()), key=right)
+        if right(best) <= np.bincount(part.labels).max():
+            raise UserError(
+                f"kd: the teacher {self.path} is no better than always answering the most frequent class, under any "
+                "common normalization: were its classes in another order?"
+            )
+        return best
 
     def load(self, expected: dict, build: "Callable[[str], nn.Module]") -> "nn.Module":
         """The network. expected: the record's entries that must be so, such as the classes. Raises UserError."""

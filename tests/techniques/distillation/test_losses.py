@@ -169,6 +169,7 @@ def test_published_settings_and_what_overrides_them():
     }  # fmt: skip
     assert settings_of("kd", "offline", {"standardize": True})["weight"] == 9
     assert settings_of("dkd", "online", {"beta": 2.0}) == {
-        "labels": 1, "weight": 1, "temperature": 1, "alpha": 1, "beta": 2, "standardize": False,
+        "labels": 1, "weight": 1, "temperature": 1, "alpha": 1, "beta": 2, "standardize": False, "warmup": 0,
     }  # fmt: skip
+    assert settings_of("dkd", "offline", {})["warmup"] == pytest.approx(20 / 240)
     assert settings_of("hint", "offline", {"weight": 3.0}) == {"labels": 1, "weight": 3}

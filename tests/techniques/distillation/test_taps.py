@@ -4,8 +4,8 @@ from torch import nn
 
 from dlmo import networks
 from dlmo.errors import UserError
-from dlmo.techniques.distillation.taps import Taps, paired, stages
-from dlmo.techniques.fake_quantization import insert_fake_quantization
+from dlmo.techniques.distillation.taps import Taps, cut_at, paired, stages
+from dlmo.techniques.fake_quantization import fold_batch_norm, insert_fake_quantization
 
 SHAPE = (16, 16, 3)
 
@@ -42,6 +42,27 @@ def test_a_fake_quantized_network_has_the_same_stages():
     plain = build("resnet8").eval()
     found = stages(insert_fake_quantization(plain), SHAPE)
     assert {size: channels for size, (_, channels) in found.items()} == {(16, 16): 16, (8, 8): 32, (4, 4): 64}
+
+
+@pytest.mark.parametrize("name", ["resnet8", "wide_resnet_10_1", "mobilenet_v2", "vgg"])
+def test_a_cut_network_gives_the_maps_that_the_whole_one_has_there(name):
+    network = build(name).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean)
+            nn.init.uniform_(module.weight, 0.5, 2)
+    found = list(stages(network, SHAPE).values())
+    taps = Taps([module for module, _ in found])
+    x = torch.randn(2, 3, 16, 16)
+    network(x)
+    expected = taps.take()
+    taps.remove()
+    folded = fold_batch_norm(network)
+    part = cut_at(folded, [module for module, _ in stages(folded, SHAPE).values()])
+    for own, theirs in zip(part(x), expected, strict=True):
+        assert torch.allclose(own, theirs, rtol=1e-3, atol=1e-4)
+    shallow = cut_at(folded, [next(iter(stages(folded, SHAPE).values()))[0]])
+    assert len(shallow.graph.nodes) < len(part.graph.nodes) < len(folded.graph.nodes), "nothing behind is computed"
 
 
 def test_taps_hold_the_last_maps_until_taken_or_removed():

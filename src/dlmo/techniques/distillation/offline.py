@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from dlmo.data.dataset import Split
-from dlmo.techniques.distillation.taps import Taps, paired
+from dlmo.techniques.distillation.taps import Taps, cut_at, paired, stages
+from dlmo.techniques.fake_quantization import fold_batch_norm
 from dlmo.techniques.technique import Batch, Technique
 from dlmo.training.augmentation import augment, numbers_of_view
 from dlmo.training.device import Device
@@ -17,23 +18,37 @@ _BATCH = 512
 
 
 class LiveTeacher:
-    """Runs the teacher on the student's batch: evaluation mode, no gradients, the device's fast number format."""
+    """Runs the teacher on the student's batch: a copy without BatchNorm, no gradients, the device's fast number format.
+
+    Folding BatchNorm away saves a quarter of the time of a CIFAR ResNet's forward pass on a CPU.
+    """
 
     def __init__(self, network: nn.Module, device: Device) -> None:
-        self.network = network.to(device.name, memory_format=torch.channels_last).eval().requires_grad_(False)
+        folded = fold_batch_norm(network)
+        self.network = folded.to(device.name, memory_format=torch.channels_last).requires_grad_(False)
         self._device = device
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """Logits, float32 N x classes."""
+        return self.run(self.network, inputs).float()
+
+    def run(self, part: nn.Module, inputs: torch.Tensor):
+        """What a part of the teacher, such as `cut_at` gives, makes of the images."""
         device = self._device
         with torch.no_grad(), torch.autocast(device.name, device.autocast, enabled=device.autocast is not None):
-            return self.network(inputs).float()
+            return part(inputs)
+
+    def pooled(self, input_shape: tuple[int, int, int]) -> Callable[[torch.Tensor], torch.Tensor]:
+        """A function from images to the mean of the last map, float32 N x channels."""
+        found = stages(self.network, input_shape)
+        part = cut_at(self.network, [found[min(found)][0]])
+        return lambda inputs: self.run(part, inputs)[0].float().mean((2, 3))
 
 
 class StoredTeacher:
-    """The teacher's answers to fixed views of the training images, each computed once; see `answers_to_view`.
+    """What the teacher says of fixed views of the training images, each computed once; see `answers_to_view`.
 
-    answers: gives a view's logits, N x classes. One view is held at a time.
+    answers: gives a view's logits or pooled maps, N x classes or channels. One view is held at a time.
     """
 
     def __init__(self, answers: Callable[[int], torch.Tensor], device: Device) -> None:
@@ -43,14 +58,15 @@ class StoredTeacher:
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         if batch.view != self._view:
-            self._logits, self._view = self._answers(batch.view).to(self._device.name), batch.view
-        return self._logits[batch.positions].float()
+            self._said, self._view = self._answers(batch.view).to(self._device.name), batch.view
+        return self._said[batch.positions].float()
 
 
 class FromAnswers(Technique):
     """Add a loss between the logits of student and teacher.
 
     answers: the teacher's logits for a batch. views: with a StoredTeacher, how many views there are.
+    warmup: share of the steps, 0 to 1, over which the weight rises linearly from 0.
     """
 
     def __init__(
@@ -60,29 +76,55 @@ class FromAnswers(Technique):
         weight: float,
         answers: Callable[[Batch], torch.Tensor],
         views: int | None = None,
+        warmup: float = 0.0,
     ) -> None:
         self._loss, self._labels, self._weight = loss, labels, weight
         self._answers = answers
         self.views = views
+        self._warmup = warmup
+
+    def begin(self, network: nn.Module, steps: int) -> nn.Module:
+        self._rise, self._step = self._warmup * steps, 0
+        return network
 
     def loss(self, batch: Batch, logits: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
-        return self._labels * loss + self._weight * self._loss(logits, self._answers(batch), batch.labels)
+        weight = self._weight * (self._step / self._rise if self._step < self._rise else 1)
+        return self._labels * loss + weight * self._loss(logits, self._answers(batch), batch.labels)
+
+    def after_step(self, network: nn.Module, step: int) -> None:
+        self._step = step
+
+    def resume(self, network: nn.Module, step: int) -> None:
+        self._step = step
 
 
 class FromMaps(Technique):
-    """Add a loss between feature maps of student and teacher, projected where the loss asks for it."""
+    """Add a loss between feature maps of student and teacher, projected where the loss asks for it.
+
+    pooled: the teacher's last maps, pooled, for a loss that pools them anyway; with a StoredTeacher, views are how
+    many there are. None: the teacher runs on every batch, as far as the deepest map that the loss reads.
+    """
 
     def __init__(
-        self, loss, labels: float, weight: float, teacher: LiveTeacher, input_shape: tuple[int, int, int]
+        self,
+        loss,
+        labels: float,
+        weight: float,
+        teacher: LiveTeacher,
+        input_shape: tuple[int, int, int],
+        pooled: Callable[[Batch], torch.Tensor] | None = None,
+        views: int | None = None,
     ) -> None:
         self._loss, self._labels, self._weight = loss, labels, weight
         self._teacher = teacher
         self._input_shape = input_shape
+        self._pooled = pooled
+        self.views = views
 
     def begin(self, network: nn.Module, steps: int) -> nn.Module:
         pairs = paired(self._loss.reads, network, self._teacher.network, self._input_shape)
         self._own = Taps([module for (module, _), _ in pairs])
-        self._theirs = Taps([module for _, (module, _) in pairs])
+        self._theirs = cut_at(self._teacher.network, [module for _, (module, _) in pairs])
         self._projectors = nn.ModuleList(
             _projector(self._loss.projects, own, theirs) for (_, own), (_, theirs) in pairs
         )
@@ -92,24 +134,28 @@ class FromMaps(Technique):
         return self._projectors
 
     def loss(self, batch: Batch, logits: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
-        self._teacher(batch.inputs)
+        if self._pooled is None:
+            theirs = [maps.float() for maps in self._teacher.run(self._theirs, batch.inputs)]
+        else:
+            theirs = [self._pooled(batch)[:, :, None, None]]
         own = [project(maps) for project, maps in zip(self._projectors, self._own.take())]
-        return self._labels * loss + self._weight * self._loss(own, self._theirs.take())
+        return self._labels * loss + self._weight * self._loss(own, theirs)
 
     def end(self, network: nn.Module) -> None:
         self._own.remove()
-        self._theirs.remove()
 
 
-def answers_to_view(teacher: LiveTeacher, images: Split, augmentation: Augmentation, view: int) -> torch.Tensor:
-    """The teacher's logits for one fixed view of all images at full size, float16 N x classes, on the CPU."""
+def answers_to_view(
+    ask: Callable[[torch.Tensor], torch.Tensor], device: Device, images: Split, augmentation: Augmentation, view: int
+) -> torch.Tensor:
+    """What `ask` (a LiveTeacher, or a part of one) gives for one fixed view of all images at full size, float16 N x
+    values, on the CPU."""
     numbers = numbers_of_view(len(images), view)
-    device = next(teacher.network.parameters()).device
     pieces = []
     for start in range(0, len(images), _BATCH):
         part = slice(start, start + _BATCH)
-        pixels = augment(torch.from_numpy(images.images[part]).to(device), augmentation, numbers[part])
-        pieces.append(teacher(to_network_input(pixels)).half().cpu())
+        pixels = augment(torch.from_numpy(images.images[part]).to(device.name), augmentation, numbers[part])
+        pieces.append(ask(to_network_input(pixels)).half().cpu())
     return torch.cat(pieces)
 
 

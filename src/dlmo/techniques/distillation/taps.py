@@ -1,9 +1,10 @@
 """Feature maps of a network without a change to its code: forward hooks, placed by what one forward pass shows."""
 
+import copy
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from dlmo.errors import UserError
 
@@ -31,6 +32,16 @@ class Taps:
 
     def _keep(self, index: int, output: torch.Tensor) -> None:
         self._maps[index] = output
+
+
+def cut_at(network: fx.GraphModule, modules: Sequence[nn.Module]) -> fx.GraphModule:
+    """The part of a traced network that computes the outputs of these modules, as a list, and nothing behind them."""
+    part = fx.GraphModule(network, copy.deepcopy(network.graph))
+    called = {part.get_submodule(node.target): node for node in part.graph.nodes if node.op == "call_module"}
+    part.graph.output_node().args = ([called[module] for module in modules],)
+    part.graph.eliminate_dead_code()
+    part.recompile()
+    return part
 
 
 def stages(network: nn.Module, input_shape: tuple[int, int, int]) -> dict[tuple[int, int], tuple[nn.Module, int]]:

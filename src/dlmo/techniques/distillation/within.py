@@ -13,9 +13,10 @@ from dlmo.techniques.technique import Batch, Technique
 class DeepestToShallow(Technique):
     """Add a classifier to every stage but the last, taught by the labels and by the deepest classifier.
 
-    Zhang et al., "Be Your Own Teacher", ICCV 2019, section 3, with one 1x1 convolution per classifier and without
-    the paper's small loss between features. The classifiers are dropped after training.
-    alpha: share of the deepest classifier's answer, 1 - alpha is the labels'.
+    Zhang et al., "Be Your Own Teacher", ICCV 2019, section 3, with one 1x1 convolution per classifier and, as in the
+    authors' later code, without the loss between features. The classifiers are dropped after training.
+    alpha: share of the deepest classifier's answer, 1 - alpha is the labels'. It weighs the divergence itself, not
+    the one times T^2.
     """
 
     def __init__(
@@ -28,7 +29,7 @@ class DeepestToShallow(Technique):
         input_shape: tuple[int, int, int],
     ) -> None:
         self._labels, self._weight, self._alpha = labels, weight, alpha
-        self._loss = SoftenedLogits(temperature)
+        self._loss, self._squared_temperature = SoftenedLogits(temperature), temperature**2
         self._classes, self._input_shape = classes, input_shape
 
     def begin(self, network: nn.Module, steps: int) -> nn.Module:
@@ -44,6 +45,7 @@ class DeepestToShallow(Technique):
         answers = [head(maps) for head, maps in zip(self._heads, self._taps.take())]
         from_labels = sum(batch.task_loss(answer) for answer in answers)
         from_deepest = sum(self._loss(answer, logits.detach(), batch.labels) for answer in answers)
+        from_deepest = from_deepest / self._squared_temperature
         shallow = (1 - self._alpha) * from_labels + self._alpha * from_deepest
         return self._labels * loss + self._weight * shallow
 
