@@ -14,7 +14,7 @@ _REASONS: dict[str, dict[str, str]] = {
     "mcu": {
         "prune": _SPARSE.format(runtime="TensorFlow Lite Micro"),
         "float16": "TensorFlow Lite Micro has no kernel that widens float16 weights",
-        "mixed": "TensorFlow Lite Micro has no kernel that widens 4-bit or float16 weights",
+        "mixed": "TensorFlow Lite Micro's dense layers take no 4-bit weights, and it does not widen float16 ones",
         "dynamic_int8": "TensorFlow Lite Micro does not run hybrid kernels (int8 weights, float activations)",
     },
     "npu": {
