@@ -8,8 +8,6 @@ import pytest
 import torch
 
 from dlmo import networks
-from dlmo.study.recipe import parse
-from dlmo.study.teaching import technique_for
 from dlmo.techniques.distillation.losses import loss_of
 from dlmo.techniques.distillation.offline import FromAnswers, FromMaps, LiveTeacher, StoredTeacher, answers_to_view
 from dlmo.techniques.distillation.online import MutualLearning
@@ -236,42 +234,3 @@ def test_distilling_while_pruning_and_while_quantizing(digits):
     distilled, plain = fit(digits, technique, epochs=1), fit(digits, QuantizationAwareTraining(), epochs=1)
     assert distilled.network.state_dict().keys() == plain.network.state_dict().keys()
     assert not same(distilled.network, plain.network)
-
-
-@pytest.fixture(scope="module")
-def learned(digits):
-    """A function from a kd step (None: without) to the share of unseen digits that the student gets wrong after two
-    epochs; the teacher is wider, saw the same images and had four."""
-    teacher = loop.train(
-        build("resnet8@0.5", 9), digits.train, digits.validation, Schedule(4, 32, 0.1, 0.2), PLAIN, CPU, seed=9
-    ).network
-
-    def wrong(text):
-        technique = None
-        if text is not None:
-            kd = parse(f"resnet8@0.25 > {text}").kd
-            peer = {"online": build("resnet8@0.5", 1)}.get(kd.scheme, None if kd.loss == "shallow" else teacher)
-            technique = technique_for(
-                kd, peer, untrained=kd.scheme == "online", from_scratch=True, views=None, answers=None, classes=10,
-                input_shape=SHAPE,
-            )  # fmt: skip
-        student, schedule = build("resnet8@0.25", 0), Schedule(2, 32, 0.1, 0.2)
-        taught = loop.train(
-            student, digits.train, digits.validation, schedule, PLAIN, CPU, 0, technique=technique
-        ).network
-        unseen = digits.validation, digits.test
-        return np.mean(
-            np.concatenate([loop.predict(taught, split, CPU).argmax(1) != split.labels for split in unseen])
-        )
-
-    return functools.cache(wrong)
-
-
-@pytest.mark.parametrize("text", [*(f"kd(loss={name})" for name in LOSSES if name != "shallow")])
-def test_a_student_learns_more_with_a_teacher_in_as_many_updates(text, learned):
-    assert learned(text) < learned(None)
-
-
-@pytest.mark.parametrize("text", ["kd(scheme=online)", "kd(self, loss=shallow)"])
-def test_a_student_learns_more_without_a_trained_teacher_too(text, learned):
-    assert learned(text) < learned(None)
