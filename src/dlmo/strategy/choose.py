@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from dlmo.measure.statistics import PairedTest
-from dlmo.strategy.budget import RUNNING_COSTS, STUDY_ADVICE, Budget, shortfalls, stored_bytes
+from dlmo.strategy.budget import RUNNING_COSTS, STUDY_ADVICE, Budget, cost_excess, shortfalls
 from dlmo.study.recipe import parse
 from dlmo.study.results import Choice, Result, StepWorth
 
@@ -179,14 +179,7 @@ def nearest(results: Sequence[Result], budget: Budget, count: int = 3) -> tuple[
 
 def _distance(result: Result, budget: Budget, reference: float) -> float:
     """How far over the limits, as a sum of relative excesses (a point of accuracy counts as 10 %)."""
-    total = 0.0
-    for limit, value in (
-        (budget.max_size, stored_bytes(result)),
-        (budget.max_latency_ms, result.latency_ms),
-        (budget.max_ram, result.ram_bytes),
-    ):
-        if limit is not None and value is not None:
-            total += max(0.0, value / limit - 1)
+    total = cost_excess(result, budget)
     if budget.max_drop is not None:
         total += 10 * max(0.0, reference - result.validation_accuracy - budget.max_drop)
     if budget.min_accuracy is not None:

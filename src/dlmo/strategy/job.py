@@ -16,6 +16,7 @@ from dlmo.progress import Progress, SilentProgress
 from dlmo.strategy import legality
 from dlmo.strategy.budget import Budget, parse_duration
 from dlmo.strategy.choose import asked_for, explain, nearest, pick
+from dlmo.strategy.evidence import gather, impossible, smallest
 from dlmo.strategy.own import Own, possible, take_in
 from dlmo.strategy.plan import augmentation_for, class_weights_for, make_plan, remaining_seconds
 from dlmo.study.recipe import Float32, Qat, Recipe, parse
@@ -57,7 +58,8 @@ class Job:
     all_networks: the user named the networks, so none may be dropped for lack of time. budget: what to choose for;
     given: the recipe whose result is the choice instead; neither: nothing is chosen. own: the user's model, the
     network of all recipes; strict: refuse recipes that it cannot go through, instead of leaving them out. notes: what
-    the report shall tell beside its own.
+    the report shall tell beside its own. limited: the user set limits that the shape of a network may tell to be out
+    of reach, before any training.
     """
 
     command: str
@@ -68,6 +70,7 @@ class Job:
     own: Own | None = None
     strict: bool = False
     notes: tuple[str, ...] = ()
+    limited: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,11 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
         if network is None or possible(recipe, network, job.strict):
             recipes.setdefault(recipe.network, []).append(recipe)
             check_teaching(workspace, recipe)
+    if job.limited:
+        candidates = [recipe for listed in recipes.values() for recipe in listed]
+        out_of_reach = impossible(gather(workspace, smallest(workspace, candidates), options.threads), job.budget)
+        if out_of_reach:
+            return _refused(job, options, dataset, notes, out_of_reach)
     seeds = options.seeds
     plan = make_plan(
         workspace, list(recipes), recipes, seconds, options.epochs, all_networks=job.all_networks, seeds=len(seeds)
@@ -137,6 +145,29 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
     if options.folder is not None:
         write_run(options.folder, run, best, outcomes, dataset, options.group_by)
     return Finished(run, outcomes, dataset)
+
+
+def _refused(
+    job: Job, options: Options, dataset: Dataset, notes: tuple[str, ...], out_of_reach: tuple[str, ...]
+) -> Finished:
+    """The run of a budget that no candidate can keep, whatever it learns."""
+    run = Run(
+        title=job.command,
+        dataset=_describe(dataset, job.command),
+        target=options.target,
+        machine=machine(),
+        budget=job.budget.words(),
+        results=(),
+        choice=None,
+        nearest=out_of_reach,
+        notes=(*notes, "nothing was trained: the files of the smallest candidates, untrained, break the limits"),
+        classes=dataset.classes,
+        confusion=(),
+        mistakes=(),
+    )
+    if options.folder is not None:
+        write_run(options.folder, run, None, [], dataset, options.group_by)
+    return Finished(run, [], dataset)
 
 
 def _choose(job: Job, outcomes: Sequence[Outcome], dataset: Dataset) -> tuple[Choice | None, Outcome]:

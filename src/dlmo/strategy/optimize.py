@@ -60,6 +60,7 @@ def optimize(
         all_networks=bool(named),
         budget=budget,
         own=own,
+        limited=any(limit is not None for limit in limits.values()),
         notes=legality.without_illegal(every_recipe(0), options.target)[1],
     )
     run = run_job(source, job, options, progress).run
