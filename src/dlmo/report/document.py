@@ -3,7 +3,7 @@
 from dataclasses import fields
 
 from dlmo.errors import UserError
-from dlmo.study.results import Choice, Result, Run, StepWorth
+from dlmo.study.results import Choice, Result, Run, Rung, StepWorth
 
 
 def run_of(document: dict) -> Run:
@@ -32,7 +32,8 @@ def run_of(document: dict) -> Run:
 
 def _choice(entry: dict) -> Choice:
     worth = tuple(StepWorth(**step) for step in entry["worth"])
-    return Choice(_result(entry), tuple(entry["reasons"]), worth, entry["advice"])
+    waterfall = tuple(Rung(**rung) for rung in entry["waterfall"])
+    return Choice(_result(entry), tuple(entry["reasons"]), worth, entry["advice"], waterfall)
 
 
 def _result(entry: dict) -> Result:

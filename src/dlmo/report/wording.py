@@ -2,7 +2,7 @@
 
 import math
 
-from dlmo.study.results import Result, Run, pareto_front
+from dlmo.study.results import Result, Run, Rung, pareto_front
 
 KB = 1000
 NOT_KNOWN = "-"
@@ -51,6 +51,11 @@ def count(value: int) -> str:
 def points(gain: float) -> str:
     """A difference of accuracies in percentage points: +0.42"""
     return f"{gain * 100:+.2f}"
+
+
+def paid(rung: Rung) -> str:
+    """Empty for the first rung, which is no step."""
+    return "" if not rung.verdict else "yes" if rung.paid else "no"
 
 
 def ratio(value: float | None) -> str:

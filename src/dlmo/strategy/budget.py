@@ -1,5 +1,6 @@
 """Budgets: the limits a model must keep, and what to look for within them."""
 
+import math
 import re
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -139,6 +140,12 @@ class Costs(Protocol):
 def stored_bytes(costs: Costs) -> int:
     """What a size limit is about: flash where the target tells it, else the file."""
     return costs.size_bytes if costs.flash_bytes is None else costs.flash_bytes
+
+
+def running_of(costs: Costs, running_cost: str) -> float:
+    """What running a file costs, by that field of it; infinite where nobody can tell."""
+    cost = getattr(costs, running_cost)
+    return math.inf if cost is None else cost
 
 
 def shortfalls(result: Result, budget: Budget, reference: float) -> list[str]:

@@ -15,7 +15,7 @@ from dlmo.package.folder import check_writable, mistakes_of, write_run
 from dlmo.progress import Progress, SilentProgress
 from dlmo.strategy import legality
 from dlmo.strategy.budget import Budget, parse_duration
-from dlmo.strategy.choose import asked_for, explain, nearest, pick
+from dlmo.strategy.choose import asked_for, choose, nearest
 from dlmo.strategy.evidence import gather, impossible, smallest
 from dlmo.strategy.own import Own, possible, take_in
 from dlmo.strategy.plan import augmentation_for, class_weights_for, make_plan, remaining_seconds
@@ -176,8 +176,7 @@ def _choose(job: Job, outcomes: Sequence[Outcome], dataset: Dataset) -> tuple[Ch
     compare = comparer(outcomes, dataset)
     choice = None
     if job.budget is not None:
-        picked = pick(results, job.budget)
-        choice = explain(picked, results, job.budget, compare) if picked is not None else None
+        choice = choose(results, job.budget, compare)
     elif job.given is not None:
         wanted = next(result for result in results if result.recipe == str(job.given))
         choice = asked_for(wanted, results, compare)

@@ -107,13 +107,33 @@ class StepWorth:
 
 
 @dataclass(frozen=True)
+class Rung:
+    """The file that a step of the chosen recipe ends with, after the steps before it; the first is plain float.
+
+    Figures as in Result. verdict: the paired test on test images against the rung before, in words; empty for the
+    first. paid: whether the step made the answers better, the file smaller or running it cheaper.
+    """
+
+    step: str
+    recipe: str
+    size_bytes: int
+    latency_ms: float | None
+    ram_bytes: int | None
+    validation_accuracy: float
+    accuracy: float
+    verdict: str
+    paid: bool
+
+
+@dataclass(frozen=True)
 class Choice:
-    """The result picked for a budget, why, and what its steps were worth."""
+    """The result picked for a budget, why, what its steps were worth, and the way to it step by step."""
 
     result: Result
     reasons: tuple[str, ...]
     worth: tuple[StepWorth, ...]
     advice: str
+    waterfall: tuple[Rung, ...] = ()
 
     def to_json(self) -> dict:
         return {
@@ -121,6 +141,7 @@ class Choice:
             "reasons": list(self.reasons),
             "worth": [asdict(step) for step in self.worth],
             "advice": self.advice,
+            "waterfall": [asdict(rung) for rung in self.waterfall],
         }
 
 
