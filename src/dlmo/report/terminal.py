@@ -36,6 +36,9 @@ def print_run(run: Run, console: Console) -> None:
     if run.nearest:
         _heading(console, "Nearest" if run.choice else "Nothing met the limits; nearest")
         _print_list(console, run.nearest)
+    if run.search:
+        _heading(console, "Search")
+        _say(console, wording.search_words(run.search))
     if run.notes:
         _heading(console, "Notes")
         _print_list(console, run.notes)

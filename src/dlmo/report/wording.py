@@ -2,7 +2,7 @@
 
 import math
 
-from dlmo.study.results import Result, Run, Rung, pareto_front
+from dlmo.study.results import Result, Run, Rung, Search, pareto_front
 
 KB = 1000
 NOT_KNOWN = "-"
@@ -61,6 +61,18 @@ def paid(rung: Rung) -> str:
 def ratio(value: float | None) -> str:
     """0.253 -> x 0.25"""
     return f"x {value:.2f}" if is_known(value) else NOT_KNOWN
+
+
+def search_words(search: Search) -> str:
+    """What a search did, why it stopped, and what of its time was not work."""
+    short = {trial.recipe: trial.epochs for trial in reversed(search.trials) if not trial.refused}
+    long = sum(trial.epochs > short[trial.recipe] for trial in search.trials if not trial.refused)
+    refused = sum(bool(trial.refused) for trial in search.trials)
+    return (
+        f"Beside the setups, {len(short)} recipes were trained short and {long} of them long; {refused} were refused "
+        f"untrained. It stopped after {duration(search.seconds)}: {search.stopped}. "
+        f"{percent(search.overhead)} % of that time was neither training, conversion nor measuring."
+    )
 
 
 def duration(seconds: float) -> str:

@@ -1,6 +1,7 @@
 """What the jobs of dlmo (optimize, study, compress) share: data in, recipes run, a choice and its report out."""
 
 import shlex
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 from dlmo.data import Dataset, load
 from dlmo.errors import UserError
 from dlmo.measure import targets
-from dlmo.measure.accuracy import confusion_matrix
+from dlmo.measure.accuracy import accuracy, confusion_matrix
 from dlmo.measure.latency import machine
 from dlmo.measure.layers import Inspection, inspect_own
 from dlmo.package.folder import check_writable, mistakes_of, write_run
@@ -18,23 +19,38 @@ from dlmo.strategy.budget import Budget, parse_duration
 from dlmo.strategy.choose import asked_for, choose, nearest
 from dlmo.strategy.evidence import gather, impossible, smallest
 from dlmo.strategy.own import Own, possible, take_in
-from dlmo.strategy.plan import augmentation_for, class_weights_for, make_plan, remaining_seconds
+from dlmo.strategy.plan import (
+    Plan,
+    augmentation_for,
+    class_weights_for,
+    full_epochs,
+    make_plan,
+    plan_for,
+    remaining_seconds,
+)
+from dlmo.strategy.search import Terms, search
+from dlmo.strategy.space import Space
 from dlmo.study.recipe import Float32, Qat, Recipe, parse
 from dlmo.study.results import Choice, Result, Run
 from dlmo.study.run import Outcome, comparer, run_recipes
-from dlmo.study.stages import Workspace, check_teaching
+from dlmo.study.stages import Workspace, check_teaching, make_artifact, scores
 from dlmo.study.store import Store, default_root
 
 # Beyond it, the seeds of epochs leave torch's range.
 _LARGEST_SEED = 2**31 - 1
+# A search ends when this share of the time is gone, less what measuring all files at its end takes.
+_SEARCHED_SHARE = 0.95
+_MEASURED_FILES, _SECONDS_TO_MEASURE = 15, 2.0
+# Its first trainings take this share of a full schedule.
+_SHORT_SHARE = 0.2
 
 
 @dataclass(frozen=True)
 class Options:
-    """What all jobs share. time: a duration such as "10m", None for full schedules; epochs overrides it; out: None
+    """What all jobs share. time: a duration such as "10m", None leaves it to the job; epochs overrides it; out: None
     writes nothing; store: None is the user's (see study.store.default_root)."""
 
-    time: str | None = "10m"
+    time: str | None = None
     epochs: int | None = None
     threads: int = 1
     seeds: tuple[int, ...] = (0,)
@@ -55,6 +71,8 @@ class Job:
     """One job on one data set.
 
     command: the command line that does the same again. recipes_for: the recipes to run for so many training images.
+    default_time: the time to plan for where the user names none; None for full schedules. space_for: what to search
+    in the time that the recipes leave, for so many training images; None for no search.
     all_networks: the user named the networks, so none may be dropped for lack of time. budget: what to choose for;
     given: the recipe whose result is the choice instead; neither: nothing is chosen. own: the user's model, the
     network of all recipes; strict: refuse recipes that it cannot go through, instead of leaving them out. notes: what
@@ -71,6 +89,8 @@ class Job:
     strict: bool = False
     notes: tuple[str, ...] = ()
     limited: bool = False
+    default_time: str | None = None
+    space_for: Callable[[int], Space] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,9 +104,11 @@ class Finished:
 
 def run_job(source: str | Path, job: Job, options: Options, progress: Progress | None) -> Finished:
     """Read the data, plan, run every recipe, choose, and write the folder of `options.out`."""
+    begun = time.monotonic()
     progress = progress or SilentProgress()
     target = targets.find(options.target)
-    seconds = None if options.time is None else parse_duration("--time", options.time)
+    allowed = options.time or job.default_time
+    seconds = None if allowed is None else parse_duration("--time", allowed)
     _check(options, job.recipes_for(0))
     store = Store(Path(options.store).expanduser() if options.store else default_root())
     own = job.own
@@ -110,8 +132,11 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
         if network is None or possible(recipe, network, job.strict):
             recipes.setdefault(recipe.network, []).append(recipe)
             check_teaching(workspace, recipe)
+    trainable = network is None or network.post_training_only is None
+    space = job.space_for(len(dataset.train)) if job.space_for and trainable else None
     if job.limited:
         candidates = [recipe for listed in recipes.values() for recipe in listed]
+        candidates += space.smallest() if space else []
         out_of_reach = impossible(gather(workspace, smallest(workspace, candidates), options.threads), job.budget)
         if out_of_reach:
             return _refused(job, options, dataset, notes, out_of_reach)
@@ -122,8 +147,15 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
     for note in plan.notes:
         progress.note(note)
     planned = [recipe for name in plan.networks for recipe in recipes[name]]
-    with progress.total(remaining_seconds(workspace, planned, plan.networks, seeds)):
-        outcomes, curves = run_recipes(workspace, planned, plan.networks, seeds, options.threads)
+    plans, searched = plan.networks, None
+    expected = remaining_seconds(workspace, planned, plans, seeds)
+    with progress.total(max(expected, seconds) if space else expected):
+        if space is not None:
+            end = begun + seconds * _SEARCHED_SHARE - (len(planned) + _MEASURED_FILES) * _SECONDS_TO_MEASURE
+            found = search(workspace, space, _terms(workspace, job, options, plan, planned, seconds, end))
+            known, plans, searched = set(map(str, planned)), found.plans | plans, found.search
+            planned += [recipe for recipe in found.recipes if str(recipe) not in known]
+        outcomes, curves = run_recipes(workspace, planned, plans, seeds, options.threads)
     choice, best = _choose(job, outcomes, dataset)
     results = tuple(outcome.result for outcome in outcomes)
     run = Run(
@@ -136,6 +168,7 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
         choice=choice,
         nearest=nearest(results, job.budget) if job.budget and choice is None else (),
         notes=(*notes, *plan.notes, *_handling_notes(workspace), *_repair_notes(results)),
+        search=searched,
         classes=dataset.classes,
         confusion=tuple(map(tuple, confusion_matrix(best.test_scores, dataset.test.labels).tolist())),
         mistakes=mistakes_of(best.test_scores, dataset),
@@ -145,6 +178,39 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
     if options.folder is not None:
         write_run(options.folder, run, best, outcomes, dataset, options.group_by)
     return Finished(run, outcomes, dataset)
+
+
+def _terms(
+    workspace: Workspace,
+    job: Job,
+    options: Options,
+    plan: Plan,
+    planned: Sequence[Recipe],
+    seconds: float,
+    deadline: float,
+) -> Terms:
+    """What the search is given, after the planned recipes were trained: their networks can be its teachers."""
+    (seed,) = options.seeds
+    plain = {}
+    for recipe in planned:
+        content = make_artifact(workspace, recipe, plan.networks[recipe.network], seed).content()
+        if recipe.steps == (Float32(),):
+            right = accuracy(scores(workspace, content, "validation"), workspace.dataset.validation.labels)
+            plain[recipe.network] = right.value
+    short = round(_SHORT_SHARE * full_epochs(len(workspace.dataset.train)))
+    return Terms(
+        short=max(1, min(short, plan.epochs // 2)),
+        long=plan.epochs,
+        plan_of=lambda epochs: plan_for(workspace, epochs),
+        seconds=seconds,
+        deadline=deadline,
+        budget=job.budget,
+        limited=job.limited,
+        seed=seed,
+        threads=options.threads,
+        epoch_seconds={name: entry.epoch_seconds for name, entry in plan.networks.items()},
+        plain=plain,
+    )
 
 
 def _refused(
