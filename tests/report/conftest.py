@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dlmo.measure.statistics import wilson_interval
-from dlmo.study.results import Choice, Mistake, Result, Run, Rung, StepWorth
+from dlmo.study.results import Choice, Mistake, Result, Run, Rung, Search, StepWorth, Trial
 from dlmo.training.curve import Epoch
 
 # Name, float size in bytes, accuracy, latency of the float file in ms, parameters, multiply-adds.
@@ -194,6 +194,15 @@ CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 @pytest.fixture
 def run() -> Run:
     return make_run(CIFAR10)
+
+
+@pytest.fixture
+def searched(run: Run) -> Run:
+    """Two recipes trained short, one of them long too, one refused."""
+    base = Trial("resnet20@0.5 > int8", "FIQ", "resnet20@0.5", 0, 5, 20.0, 80_000, None, 0.2, 400_000, 0.88, 5000)
+    refused = Trial("resnet20 > float32", "NQ", "resnet20", 0, 0, 4.0, refused="1,103,960 bytes (allowed 100,000)")
+    trials = (base, refused, replace(base, recipe="resnet20@0.25 > int8"), replace(base, epochs=30))
+    return replace(run, search=Search(trials, "the time is up", 300.0, 0.012))
 
 
 @pytest.fixture

@@ -106,3 +106,10 @@ def test_the_waterfall_shows_every_rung(run, on_mcu):
     assert [bar["cost"] for bar in bars] == [1104, 309.1, 309.1]
     assert len(data["chart-steps-accuracy"]["data"]["values"]) == 2 * len(bars)
     assert "RAM in KB" in json.dumps(html.charts(on_mcu)["chart-steps-running"])
+
+
+def test_the_search_shows_every_recipe(searched):
+    page = unescape(without_bundle(html.render(searched)))
+    part = page[page.index("The search") : page.index("Which classes get mixed up")]
+    for trial in searched.search.trials:
+        assert trial.recipe in part and trial.refused in part

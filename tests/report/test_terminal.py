@@ -68,6 +68,14 @@ def test_the_way_to_the_choice_step_by_step(run, on_mcu):
     assert "latency" not in printed(on_mcu)[printed(on_mcu).index("Step by step") :].split("float32")[0]
 
 
+def test_a_search_says_what_it_did_and_why_it_stopped(searched):
+    text = " ".join(printed(searched).split())
+    assert "2 recipes were trained short and 1 of them long; 1 were refused untrained" in text
+    assert "stopped after 5m 00s: the time is up. 1.2 % of that time" in text
+    again = run_of(json.loads(json.dumps(searched.to_json())))
+    assert again.search == searched.search
+
+
 def test_no_choice_names_the_nearest(no_choice):
     text = " ".join(printed(no_choice).split())
     assert "Nothing met the limits" in text

@@ -17,7 +17,7 @@ _IMAGES_FOR_LARGER = 5_000
 _WIDTHS = (0.25, 0.375, 0.5, 0.75, 1.0)
 # Shares of the channels that are cut. Every layer loses the same share, so that the file's size is known before.
 _MOST_CUT, _CUT_STEP = 0.625, 0.125
-_FORMS = ("qat > int8", "int8", "dynamic_int8", "float16")
+_FORMS = ("qat > int8", "int8", "prune > int8", "prune > dynamic_int8", "dynamic_int8", "float16")
 
 
 @dataclass(frozen=True)
