@@ -70,8 +70,8 @@ def test_the_way_to_the_choice_step_by_step(run, on_mcu):
 
 def test_a_search_says_what_it_did_and_why_it_stopped(searched):
     text = " ".join(printed(searched).split())
-    assert "2 recipes were trained short and 1 of them long; 1 were refused untrained" in text
-    assert "stopped after 5m 00s: the time is up. 1.2 % of that time" in text
+    assert "trained short: 2, of these also long: 1, refused untrained: 1." in text
+    assert "Stopped after 5m 00s: the time is up." in text and "1.2 % of that time" in text
     again = run_of(json.loads(json.dumps(searched.to_json())))
     assert again.search == searched.search
 

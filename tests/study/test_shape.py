@@ -18,8 +18,8 @@ RECIPES = (
     "qat > int8",
     "prune > float32",
     "prune > dynamic_int8",
-    "prune_channels(0.5, scope=layer, rounds=1) > int8",
-    "kd(teacher=resnet8) > prune_channels(0.25, scope=layer, rounds=1) > qat > int8",
+    "prune_channels(0.5, scope=layer) > int8",
+    "kd(teacher=resnet8) > prune_channels(0.25, scope=layer) > qat > int8",
 )
 
 

@@ -69,9 +69,9 @@ def search_words(search: Search) -> str:
     long = sum(trial.epochs > short[trial.recipe] for trial in search.trials if not trial.refused)
     refused = sum(bool(trial.refused) for trial in search.trials)
     return (
-        f"Beside the setups, {len(short)} recipes were trained short and {long} of them long; {refused} were refused "
-        f"untrained. It stopped after {duration(search.seconds)}: {search.stopped}. "
-        f"{percent(search.overhead)} % of that time was neither training, conversion nor measuring."
+        f"Beside the setups, recipes trained short: {len(short)}, of these also long: {long}, refused untrained: "
+        f"{refused}. Stopped after {duration(search.seconds)}: {search.stopped}. Neither training, conversion nor "
+        f"measuring: {percent(search.overhead)} % of that time."
     )
 
 

@@ -91,7 +91,10 @@ def _shaped(workspace: Workspace, network, step: Step):
         from dlmo.techniques.channel_pruning import Target, cut
 
         target = Target(step.ratio, step.macs, step.criterion, step.scope, step.round_to)
-        return cut(network, network, target, workspace.dataset.train)
+        smaller = network
+        for number in range(1, step.rounds + 1):  # as in training: each round's widths follow from the last one's
+            smaller = cut(smaller, network, target, workspace.dataset.train, done=number / step.rounds)
+        return smaller
     if isinstance(step, Prune):
         from dlmo.techniques.pruning import lamp_masks, prunable_layers
 
