@@ -28,7 +28,7 @@ from dlmo.strategy.plan import (
     plan_for,
     remaining_seconds,
 )
-from dlmo.strategy.search import Terms, search
+from dlmo.strategy.search import Found, Terms, search
 from dlmo.strategy.space import Space
 from dlmo.study.recipe import Float32, Qat, Recipe, parse
 from dlmo.study.results import Choice, Result, Run
@@ -151,8 +151,7 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
     expected = remaining_seconds(workspace, planned, plans, seeds)
     with progress.total(max(expected, seconds) if space else expected):
         if space is not None:
-            end = begun + seconds * _SEARCHED_SHARE - (len(planned) + _MEASURED_FILES) * _SECONDS_TO_MEASURE
-            found = search(workspace, space, _terms(workspace, job, options, plan, planned, seconds, end))
+            found = _search(workspace, space, job, options, plan, planned, seconds, begun)
             known, plans, searched = set(map(str, planned)), found.plans | plans, found.search
             planned += [recipe for recipe in found.recipes if str(recipe) not in known]
         outcomes, curves = run_recipes(workspace, planned, plans, seeds, options.threads)
@@ -180,16 +179,20 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
     return Finished(run, outcomes, dataset)
 
 
-def _terms(
+def _search(
     workspace: Workspace,
+    space: Space,
     job: Job,
     options: Options,
     plan: Plan,
     planned: Sequence[Recipe],
     seconds: float,
-    deadline: float,
-) -> Terms:
-    """What the search is given, after the planned recipes were trained: their networks can be its teachers."""
+    begun: float,
+) -> Found:
+    """Train what is planned, whose networks may become teachers, and search in what is left of the time.
+
+    seconds: allowed for the whole job, which began at `begun`, by time.monotonic().
+    """
     (seed,) = options.seeds
     plain = {}
     for recipe in planned:
@@ -197,13 +200,14 @@ def _terms(
         if recipe.steps == (Float32(),):
             right = accuracy(scores(workspace, content, "validation"), workspace.dataset.validation.labels)
             plain[recipe.network] = right.value
+    to_measure = (len(planned) + _MEASURED_FILES) * _SECONDS_TO_MEASURE
     short = round(_SHORT_SHARE * full_epochs(len(workspace.dataset.train)))
-    return Terms(
+    terms = Terms(
         short=max(1, min(short, plan.epochs // 2)),
         long=plan.epochs,
         plan_of=lambda epochs: plan_for(workspace, epochs),
         seconds=seconds,
-        deadline=deadline,
+        deadline=begun + seconds * _SEARCHED_SHARE - to_measure,
         budget=job.budget,
         limited=job.limited,
         seed=seed,
@@ -211,6 +215,7 @@ def _terms(
         epoch_seconds={name: entry.epoch_seconds for name, entry in plan.networks.items()},
         plain=plain,
     )
+    return search(workspace, space, terms)
 
 
 def _refused(

@@ -17,6 +17,7 @@ _IMAGES_FOR_LARGER = 5_000
 _WIDTHS = (0.25, 0.375, 0.5, 0.75, 1.0)
 # Shares of the channels that are cut. Every layer loses the same share, so that the file's size is known before.
 _MOST_CUT, _CUT_STEP = 0.625, 0.125
+_SMALLEST_FORMS = ("int8", "prune > int8", "prune > dynamic_int8")
 _FORMS = ("qat > int8", "int8", "prune > int8", "prune > dynamic_int8", "dynamic_int8", "float16")
 
 
@@ -54,9 +55,10 @@ class Space:
         return [{name: value for name, value in entry.items() if name in known} for entry in some]
 
     def smallest(self) -> list[Recipe]:
-        """The least that each network can become, in every form."""
+        """The least that each network can become."""
         least = f"@{min(self.widths)}" if self.widths else ""
-        return [_recipe(f"{name}{least}", [], _MOST_CUT, form) for name in self.networks for form in self.forms]
+        forms = [form for form in self.forms if form in _SMALLEST_FORMS]
+        return [_recipe(f"{name}{least}", [], _MOST_CUT, form) for name in self.networks for form in forms]
 
 
 def space_for(target: str, images: int, named: tuple[str, ...], own: bool) -> Space:

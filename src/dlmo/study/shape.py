@@ -47,24 +47,33 @@ def _untrained_float(workspace: Workspace, recipe: Recipe) -> bytes:
     if workspace.is_own(recipe.network) and workspace.own.tflite is not None:
         return workspace.own.tflite
 
-    def make(folder: Path) -> None:
-        import torch
+    from dlmo.techniques.integer_form import integer_form, needs_integer_form
 
+    quantization_aware = _holds(recipe, Qat)
+    fresh = _initial(workspace, recipe.network)
+    rewritten = isinstance(recipe.precision, Int8) and not quantization_aware and needs_integer_form(fresh)
+
+    def make(folder: Path) -> None:
         from dlmo.study.conversion import float_content
-        from dlmo.techniques.integer_form import integer_form
 
         with workspace.progress.stage(f"convert {recipe.network}, untrained"):
-            torch.manual_seed(0)
-            network = build_network(workspace, recipe.network).eval()
+            network = fresh
             for step in recipe.further_trainings:
                 network = _shaped(workspace, network, step)
-            if isinstance(recipe.precision, Int8):
-                network = network if _holds(recipe, Qat) else integer_form(network)
-            content = float_content(network, workspace.dataset, _holds(recipe, Qat))
+            network = integer_form(network) if rewritten else network
+            content = float_content(network, workspace.dataset, quantization_aware)
         write_atomically(folder / "model.tflite", content)
 
-    inputs = _shape_of(workspace, recipe) | {"precision": "converted", "integers": isinstance(recipe.precision, Int8)}
+    inputs = _shape_of(workspace, recipe) | {"integer_form": rewritten}
     return (workspace.store.stage("shape", key_of("shape", _VERSION, inputs), make) / "model.tflite").read_bytes()
+
+
+def _initial(workspace: Workspace, network: str):
+    """The network with its initial weights, the same each time."""
+    import torch
+
+    torch.manual_seed(0)
+    return build_network(workspace, network).eval()
 
 
 def _shape_of(workspace: Workspace, recipe: Recipe) -> dict:
