@@ -1,6 +1,5 @@
 """The search's course, with figures that need no training; the whole of it on digits is in test_search_on_digits."""
 
-import functools
 import time
 from dataclasses import replace
 
@@ -15,7 +14,7 @@ from dlmo.strategy.space import Space
 from dlmo.study.recipe import parse
 from dlmo.study.store import Store
 
-SPACE = Space(("resnet8", "resnet14"), (0.25, 0.5), True, ("qat > int8", "int8"))
+SPACE = Space(("resnet8", "resnet14"), (0.25, 0.5), True, ("int8",))
 
 
 @pytest.fixture
@@ -40,16 +39,16 @@ def trained(monkeypatch):
         )  # fmt: skip
 
     monkeypatch.setattr(searching._Searcher, "_trained", figures)
-    monkeypatch.setattr(searching._Searcher, "_make", lambda self, recipe, epochs: functools.partial(recipe))
     monkeypatch.setattr(searching._Searcher, "_promote", promoted)
+    monkeypatch.setattr(searching, "_MOST_REPEATS", 3)
     return asked
 
 
 def promoted(self, recipe):
     """As the real one, without the files of the recipes that lead to this one."""
     found = self._trained(recipe, self._terms.long)
-    self._study.set_user_attr(f"plain {self._terms.long} {recipe.network}", found.validation_accuracy)
-    self._study.set_user_attr(f"long {self._terms.long} {found.recipe}", searching.asdict(found))
+    self._note(f"plain {self._terms.long} {recipe.network}", found.validation_accuracy)
+    self._note(f"long {self._terms.long} {found.recipe}", searching.asdict(found))
 
 
 def terms(workspace, **changes):
@@ -75,7 +74,7 @@ def test_short_trainings_sort_and_long_ones_decide(fresh, trained):
     assert max(short.index(recipe) for recipe in long[:2]) <= 6, "the first long training does not wait for the end"
     assert recipes_of(found) == short + long
     final = {str(recipe) for recipe in found.recipes}
-    assert final & set(long) and "resnet8@0.5 > float32" in final | {f"{n} > float32" for n in found.plans}
+    assert final & set(long)
     for recipe in found.recipes:
         assert found.plans[recipe.network].train.epochs == 4
     assert 0 <= found.search.overhead <= 1
@@ -86,7 +85,8 @@ def test_the_front_of_what_was_trained_long_comes_through(fresh, trained):
     long = [trial for trial in found.search.trials if trial.epochs == 4]
     final = {str(recipe) for recipe in found.recipes}
     assert min(long, key=lambda trial: trial.size_bytes).recipe in final
-    assert max(long, key=lambda trial: trial.validation_accuracy).recipe in final
+    best = max(trial.validation_accuracy for trial in long)
+    assert any(trial.recipe in final for trial in long if trial.validation_accuracy == best)
     chosen = next(parse(trial.recipe) for trial in long if "prune_channels" in trial.recipe and trial.recipe in final)
     assert f"{chosen.network} > float32" in final, "the recipes that lead to it come along"
 

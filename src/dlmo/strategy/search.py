@@ -35,7 +35,7 @@ _SHORT_PER_LONG = 3
 # Drawn at random before the sampler has something to go by.
 _RANDOM_TRIALS = 6
 # So many proposals in a row that were tried already, or that the time left does not allow, end the search.
-_MOST_REPEATS, _MOST_UNAFFORDABLE = 40, 3
+_MOST_REPEATS, _MOST_UNAFFORDABLE = 20, 3
 # An epoch of a family that was not trained yet may take so much longer than its arithmetic tells.
 _UNKNOWN_FAMILY = 3.0
 _QAT_COST = 2.0
@@ -85,6 +85,7 @@ class _Searcher:
         self._workspace, self._space, self._terms = workspace, space, terms
         self._begun, self._worked = time.monotonic(), 0.0
         self._study = _open_study(workspace, space, terms)
+        self._notes = self._study.user_attrs  # what became of recipes, by several names; reading it again takes time
         self._macs: dict[str, int] = {}
         self._pace: dict[str, float] = {}  # seconds per epoch and multiply-accumulate, by family
         for network, seconds in terms.epoch_seconds.items():
@@ -92,12 +93,12 @@ class _Searcher:
         self._tiers = [_with_limits(tier, terms.budget) for tier in SERVICES.values()]
 
     def run(self) -> Found:
-        ended = self._study.user_attrs.get("ended")
+        ended = self._notes.get("ended")
         if ended is not None and ended["seconds"] >= self._terms.seconds:
             stopped = f"{ended['reason']}, in an earlier run"
         else:
             stopped = self._go_on()
-            self._study.set_user_attr("ended", {"seconds": self._terms.seconds, "reason": stopped})
+            self._note("ended", {"seconds": self._terms.seconds, "reason": stopped})
         finalists = self._finalists()
         recipes = {str(rung): rung for recipe in finalists for rung in self._rungs(recipe)}
         plans = {recipe.network: self._plan(recipe, self._terms.long) for recipe in recipes.values()}
@@ -118,6 +119,7 @@ class _Searcher:
                 self._study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
         repeats = unaffordable = 0
         while True:
+            self._notes = self._study.user_attrs
             short = [trial for trial in self._looked_at() if not trial.refused]
             candidate = self._most_promising(short)
             affordable = candidate is not None and self._affords(self._rungs(candidate), self._terms.long)
@@ -160,7 +162,7 @@ class _Searcher:
 
         found = known or self._refused(recipe) or self._trained(recipe, self._terms.short)
         if known is None:
-            self._study.set_user_attr(f"trial {found.recipe}", asdict(found))
+            self._note(f"trial {found.recipe}", asdict(found))
             self._workspace.progress.note(f"search: {_words(found)}")
         if found.refused:
             self._study.tell(number, state=TrialState.PRUNED, skip_if_finished=True)
@@ -223,8 +225,8 @@ class _Searcher:
                 for rung in self._rungs(recipe):
                     right = self._validation(self._make(rung, self._terms.long).content())
                     if rung.steps == (Float32(),):
-                        self._study.set_user_attr(f"plain {self._terms.long} {rung.network}", right)
-        self._study.set_user_attr(f"long {self._terms.long} {found.recipe}", asdict(found))
+                        self._note(f"plain {self._terms.long} {rung.network}", right)
+        self._note(f"long {self._terms.long} {found.recipe}", asdict(found))
         self._workspace.progress.note(f"search: {_words(found)}")
 
     def _make(self, recipe: Recipe, epochs: int) -> Artifact:
@@ -246,13 +248,17 @@ class _Searcher:
         """The recipes that were trained long."""
         return {trial.recipe: trial for trial in self._noted(f"long {self._terms.long} ")}
 
+    def _note(self, name: str, value: object) -> None:
+        self._notes[name] = value
+        self._study.set_user_attr(name, value)
+
     def _noted(self, kind: str) -> list[Trial]:
-        return [Trial(**value) for name, value in self._study.user_attrs.items() if name.startswith(kind)]
+        return [Trial(**value) for name, value in self._notes.items() if name.startswith(kind)]
 
     def _plain(self) -> dict[str, float]:
         """Validation accuracy of the networks trained long without any step."""
         kind = f"plain {self._terms.long} "
-        later = {n.removeprefix(kind): value for n, value in self._study.user_attrs.items() if n.startswith(kind)}
+        later = {n.removeprefix(kind): value for n, value in self._notes.items() if n.startswith(kind)}
         return self._terms.plain | later
 
     def _most_promising(self, short: list[Trial]) -> Recipe | None:

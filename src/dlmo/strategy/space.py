@@ -45,13 +45,15 @@ class Space:
 
     def first(self) -> list[dict[str, object]]:
         """Parameters to begin with: recipes that are good as a rule, from small to large."""
-        some = [
-            {"width": width, "kd": kd, "cut": cut, "form": self.forms[0], "network": self.networks[0]}
-            for width, kd, cut in ((0.5, False, 0.25), (0.375, True, 0.0), (1.0, True, 0.5))
-        ]
+        widths = self.widths or (1.0,)
+        middle, narrow = widths[len(widths) // 2], widths[min(1, len(widths) - 1)]
         known = (
             {"network", "cut", "form"} | ({"width"} if self.widths else set()) | ({"kd"} if self.teaching else set())
         )
+        some = [
+            {"width": width, "kd": kd, "cut": min(cut, _MOST_CUT), "form": self.forms[0], "network": self.networks[0]}
+            for width, kd, cut in ((middle, False, 0.25), (narrow, True, 0.0), (widths[-1], True, 0.5))
+        ]
         return [{name: value for name, value in entry.items() if name in known} for entry in some]
 
     def smallest(self) -> list[Recipe]:

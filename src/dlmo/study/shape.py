@@ -68,12 +68,20 @@ def _untrained_float(workspace: Workspace, recipe: Recipe) -> bytes:
     return (workspace.store.stage("shape", key_of("shape", _VERSION, inputs), make) / "model.tflite").read_bytes()
 
 
-def _initial(workspace: Workspace, network: str):
-    """The network with its initial weights, the same each time."""
+def _initial(workspace: Workspace, name: str):
+    """The network with its initial weights, the same each time.
+
+    Each is moved a little: constants that are equal, such as initial biases, share one place in a file.
+    """
     import torch
 
     torch.manual_seed(0)
-    return build_network(workspace, network).eval()
+    network = build_network(workspace, name).eval()
+    with torch.no_grad():
+        for tensor in network.state_dict().values():
+            if tensor.is_floating_point() and not workspace.is_own(name):
+                tensor.add_(0.01 * torch.rand_like(tensor))
+    return network
 
 
 def _shape_of(workspace: Workspace, recipe: Recipe) -> dict:
