@@ -111,7 +111,12 @@ def optimize(
     mean: Mean = None,
     std: Std = None,
     channel_order: OwnChannelOrder = None,
-    time: Time = "10m",
+    time: Annotated[
+        str | None,
+        typer.Option(
+            "--time", help="time to use up, searching after the setups: 5m, 2h; default: the setups alone, in 10m"
+        ),
+    ] = None,
     epochs: Epochs = None,
     input_size: InputSize = None,
     group_by: GroupBy = None,

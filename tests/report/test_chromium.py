@@ -59,6 +59,9 @@ def test_charts_are_drawn(open_page, run):
         assert marks(dom, chart, "rule") == len(run.results)
     assert marks(dom, "chart-confusion", "rect") == sum(bool(n) for row in run.confusion for n in row)
     assert marks(dom, "chart-confusion", "text") == marks(dom, "chart-confusion", "rect")
+    for chart in ("chart-steps-size", "chart-steps-running"):
+        assert marks(dom, chart, "rect") == len(run.choice.waterfall)
+    assert marks(dom, "chart-steps-accuracy", "symbol") == 2 * len(run.choice.waterfall)
     assert 'id="chart-accuracy-curve"' in dom and 'id="chart-loss-curve"' in dom
     assert len(picture.getcolors(1 << 24)) > 100
 

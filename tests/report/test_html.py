@@ -94,3 +94,22 @@ def test_a_target_without_latency_is_drawn_by_ram(on_mcu):
     answer = page[page.index("<main>") : page.index("Everything tried")]
     assert "arena: 30.9 KB head + 7.00 KB persistent" in answer and "latency per image" not in answer
     assert "<th>RAM</th>" in answer and "x 0.31" in answer
+
+
+def test_the_waterfall_shows_every_rung(run, on_mcu):
+    page = unescape(without_bundle(html.render(run)))
+    part = page[page.index("Step by step") : page.index("What each step was worth")]
+    for rung in run.choice.waterfall:
+        assert rung.step in part and rung.verdict in part
+    data = json.loads(re.search(r'id="charts">(.*?)</script>', html.render(run))[1])
+    bars = data["chart-steps-size"]["data"]["values"]
+    assert [bar["cost"] for bar in bars] == [1104, 309.1, 309.1]
+    assert len(data["chart-steps-accuracy"]["data"]["values"]) == 2 * len(bars)
+    assert "RAM in KB" in json.dumps(html.charts(on_mcu)["chart-steps-running"])
+
+
+def test_the_search_shows_every_recipe(searched):
+    page = unescape(without_bundle(html.render(searched)))
+    part = page[page.index("The search") : page.index("Which classes get mixed up")]
+    for trial in searched.search.trials:
+        assert trial.recipe in part and trial.refused in part

@@ -58,6 +58,24 @@ def test_says_what_the_numbers_rest_on(run):
     assert "p = 0.0021" in text
 
 
+def test_the_way_to_the_choice_step_by_step(run, on_mcu):
+    text = printed(run)
+    part = text[text.index("Step by step") : text.index("What each step was worth")]
+    rows = [line.split() for line in part.splitlines()]
+    assert ["float32", "1,104", "0.902", "92.4", "92.0"] in rows
+    assert ["int8", "309", "0.370", "91.2", "90.8", "yes"] in rows
+    assert ["qat", "309", "0.370", "92.1", "91.7", "no"] in rows
+    assert "latency" not in printed(on_mcu)[printed(on_mcu).index("Step by step") :].split("float32")[0]
+
+
+def test_a_search_says_what_it_did_and_why_it_stopped(searched):
+    text = " ".join(printed(searched).split())
+    assert "trained short: 2, of these also long: 1, refused untrained: 1." in text
+    assert "Stopped after 5m 00s: the time is up." in text and "1.2 % of that time" in text
+    again = run_of(json.loads(json.dumps(searched.to_json())))
+    assert again.search == searched.search
+
+
 def test_no_choice_names_the_nearest(no_choice):
     text = " ".join(printed(no_choice).split())
     assert "Nothing met the limits" in text

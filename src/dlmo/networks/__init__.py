@@ -3,6 +3,7 @@
 Names can be listed and checked without torch; `build` and `count` import it when called.
 """
 
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,7 @@ def build(name: str, *, classes: int, input_shape: tuple[int, int, int], stem: s
     )
 
 
+@cache
 def count(
     name: str, *, classes: int = 10, input_shape: tuple[int, int, int] = (32, 32, 3), stem: str = "auto"
 ) -> "Counts":

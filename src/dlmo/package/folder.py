@@ -36,9 +36,11 @@ def check_writable(out: Path) -> None:
 
 
 def write_run(
-    out: Path, run: Run, best: Outcome, outcomes: Sequence[Outcome], dataset: Dataset, group_by: str | None
+    out: Path, run: Run, best: Outcome | None, outcomes: Sequence[Outcome], dataset: Dataset, group_by: str | None
 ) -> None:
     """Write the folder of the contract: a package of the best file, every artifact, the reports.
+
+    best: None where nothing was made; there are reports alone then.
 
     Files are written whole one by one, `results.json` last.
 
@@ -52,9 +54,8 @@ def write_run(
 
 
 def _write_all(
-    out: Path, run: Run, best: Outcome, outcomes: Sequence[Outcome], dataset: Dataset, group_by: str | None
+    out: Path, run: Run, best: Outcome | None, outcomes: Sequence[Outcome], dataset: Dataset, group_by: str | None
 ) -> None:
-    from dlmo.report.html import render
     from dlmo.report.model_card import model_card
 
     artifacts = out / "artifacts"
@@ -62,6 +63,10 @@ def _write_all(
     (out / "results.json").unlink(missing_ok=True)
     for old in artifacts.glob("*.tflite"):
         old.unlink()
+    if best is None:
+        (out / "model.tflite").unlink(missing_ok=True)
+        _write_reports(out, run)
+        return
     for outcome in outcomes:
         write_atomically(artifacts / outcome.result.artifact, outcome.content)
     # The files in `artifacts` differ in their tensors' types, which each file tells itself.
@@ -71,6 +76,12 @@ def _write_all(
     golden = dataset.test.spread(_GOLDEN_IMAGES).images
     arena = best.result.arena_bytes
     write_parts(out, package_parts(best.content, list(dataset.classes), document, golden, model_card(run), arena))
+    _write_reports(out, run)
+
+
+def _write_reports(out: Path, run: Run) -> None:
+    from dlmo.report.html import render
+
     _write_text(out / "report.html", render(run))
     _write_text(out / "results.csv", run.to_csv())
     _write_text(out / "results.json", json.dumps(run.to_json(), indent=1, ensure_ascii=False) + "\n")

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 
 from dlmo.report import wording
-from dlmo.study.results import Result, Run, pareto_front
+from dlmo.study.results import Result, Run, Rung, pareto_front
 
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 # Vega's shapes and the characters that stand for them in the page's legend.
@@ -61,6 +61,8 @@ def charts(run: Run) -> dict[str, dict]:
         drawn["chart-latency"] = scatter(run, "latency_ms", "latency p50 in ms", 1)
     elif any(_plottable(result, "ram_bytes") for result in run.results):
         drawn["chart-ram"] = scatter(run, "ram_bytes", "RAM in KB", wording.KB)
+    if run.choice and run.choice.waterfall:
+        drawn |= _waterfall(run.choice.waterfall)
     if any(run.curves.values()):
         drawn["chart-accuracy-curve"] = curve(run, "validation_accuracy", "validation accuracy in %", 100)
         drawn["chart-loss-curve"] = curve(run, "loss", "training loss", 1)
@@ -124,6 +126,70 @@ def scatter(run: Run, cost: str, title: str, unit: float) -> dict:
             },
         ],
     }
+
+
+def _waterfall(rungs: tuple[Rung, ...]) -> dict[str, dict]:
+    """What the file costs and how right it is after each step, one bar or pair of points a step."""
+    by_latency = all(wording.is_known(rung.latency_ms) for rung in rungs)
+    costs = [("chart-steps-size", "size_bytes", wording.KB, "file size in KB")]
+    if by_latency:
+        costs.append(("chart-steps-running", "latency_ms", 1, "latency p50 in ms"))
+    elif all(wording.is_known(rung.ram_bytes) for rung in rungs):
+        costs.append(("chart-steps-running", "ram_bytes", wording.KB, "RAM in KB"))
+    drawn = {place: _step_bars(rungs, field, unit, title) for place, field, unit, title in costs}
+    return drawn | {"chart-steps-accuracy": _step_points(rungs)}
+
+
+def _steps_chart(rungs: tuple[Rung, ...], values: list[dict], layer: list[dict]) -> dict:
+    """Rungs from top to bottom, a layer of marks beside their names."""
+    axis = {"labelLimit": 190, "ticks": False}
+    names = [value["step"] for value in values]
+    y = {"field": "step", "type": "nominal", "title": None, "scale": {"domain": names[: len(rungs)]}, "axis": axis}
+    return {
+        "$schema": SCHEMA,
+        "width": "container",
+        "autosize": {"type": "fit-x", "contains": "padding"},
+        "height": {"step": 30},
+        "data": {"values": values},
+        "encoding": {"y": y},
+        "layer": layer,
+    }
+
+
+def _step_bars(rungs: tuple[Rung, ...], field: str, unit: float, title: str) -> dict:
+    values = [
+        {"step": _step_name(index, rung), "cost": float(f"{getattr(rung, field) / unit:.4g}"), "paid": rung.paid}
+        for index, rung in enumerate(rungs)
+    ]
+    x = {"field": "cost", "type": "quantitative", "title": title}
+    colour = {"condition": {"test": "datum.paid", "value": COLOURS[0]}, "value": "var(--front)"}
+    text = {"type": "text", "align": "left", "dx": 4, "color": "var(--ink)"}
+    layer = [
+        {"mark": {"type": "bar", "size": 18}, "encoding": {"x": x, "color": colour}},
+        {"mark": text, "encoding": {"x": x, "text": {"field": "cost", "type": "quantitative", "format": ",.3~r"}}},
+    ]
+    return _steps_chart(rungs, values, layer)
+
+
+def _step_points(rungs: tuple[Rung, ...]) -> dict:
+    kinds = {"validation": "validation_accuracy", "test": "accuracy"}
+    values = [
+        {"step": _step_name(index, rung), "images": kind, "accuracy": round(100 * getattr(rung, field), 2)}
+        for kind, field in kinds.items()
+        for index, rung in enumerate(rungs)
+    ]
+    x = {"field": "accuracy", "type": "quantitative", "title": "% right (circle: validation, diamond: test)"}
+    shape = {"field": "images", "type": "nominal", "legend": None}
+    shape["scale"] = {"domain": list(kinds), "range": ["circle", "diamond"]}
+    colour = {"field": "images", "type": "nominal", "legend": None, "scale": _colours(list(kinds))}
+    tooltip = [{"field": "step"}, {"field": "images"}, {"field": "accuracy", "title": "% right"}]
+    encoding = {"x": x | {"scale": {"zero": False, "padding": 12}}, "shape": shape, "color": colour}
+    mark = {"type": "point", "filled": True, "size": 90, "opacity": 0.9}
+    return _steps_chart(rungs, values, [{"mark": mark, "encoding": encoding | {"tooltip": tooltip}}])
+
+
+def _step_name(index: int, rung: Rung) -> str:
+    return f"+ {rung.step}" if index else rung.step
 
 
 def curve(run: Run, field: str, title: str, factor: float) -> dict:

@@ -3,7 +3,7 @@
 from dataclasses import fields
 
 from dlmo.errors import UserError
-from dlmo.study.results import Choice, Result, Run, StepWorth
+from dlmo.study.results import Choice, Result, Run, Rung, Search, StepWorth, Trial
 
 
 def run_of(document: dict) -> Run:
@@ -25,6 +25,7 @@ def run_of(document: dict) -> Run:
             classes=tuple(document["dataset"].get("classes", ())),
             confusion=(),
             mistakes=(),
+            search=_search(document["search"]) if document.get("search") else None,
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"results.json was not written by this version of dlmo ({error}); run dlmo again") from None
@@ -32,7 +33,12 @@ def run_of(document: dict) -> Run:
 
 def _choice(entry: dict) -> Choice:
     worth = tuple(StepWorth(**step) for step in entry["worth"])
-    return Choice(_result(entry), tuple(entry["reasons"]), worth, entry["advice"])
+    waterfall = tuple(Rung(**rung) for rung in entry["waterfall"])
+    return Choice(_result(entry), tuple(entry["reasons"]), worth, entry["advice"], waterfall)
+
+
+def _search(entry: dict) -> Search:
+    return Search(**entry | {"trials": tuple(Trial(**trial) for trial in entry["trials"])})
 
 
 def _result(entry: dict) -> Result:

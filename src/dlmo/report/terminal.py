@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dlmo.report import wording
-from dlmo.study.results import Choice, Result, Run, StepWorth
+from dlmo.study.results import Choice, Result, Run, Rung, StepWorth
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,6 +51,9 @@ def print_run(run: Run, console: Console) -> None:
     if run.nearest:
         _heading(console, "Nearest" if run.choice else "Nothing met the limits; nearest")
         _print_list(console, run.nearest)
+    if run.search:
+        _heading(console, "Search")
+        _say(console, wording.search_words(run.search))
     if run.notes:
         _heading(console, "Notes")
         _print_list(console, run.notes)
@@ -180,6 +183,10 @@ def _print_choice(choice: Choice, target: str, console: Console) -> None:
         f"n = {result.test_images:,}){_choice_latency(result, target)}{_choice_memory(result)}",
     )
     _print_list(console, choice.reasons)
+    if choice.waterfall:
+        _heading(console, "Step by step")
+        console.print(_waterfall_table(choice.waterfall))
+        _say(console, "paid: against the row above, a smaller file, less latency or RAM, or better answers", "dim")
     if choice.worth:
         _heading(console, "What each step was worth")
         console.print(_worth_table(choice.worth))
@@ -207,6 +214,26 @@ def _choice_memory(result: Result) -> str:
     if result.flash_bytes is not None:
         words += f", {wording.kilobytes(result.flash_bytes)} KB flash ({result.flash_source})"
     return words
+
+
+def _waterfall_table(rungs: tuple[Rung, ...]) -> Table:
+    """The way from the plain network to the chosen file."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("step", overflow="fold", min_width=10)
+    by_latency = any(rung.latency_ms is not None for rung in rungs)
+    for heading in ("size\nKB", "latency\nms p50" if by_latency else "RAM\nKB", "validation\n%", "test\n%"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("paid", no_wrap=True)
+    for rung in rungs:
+        table.add_row(
+            Text(rung.step),
+            wording.kilobytes(rung.size_bytes),
+            wording.milliseconds(rung.latency_ms) if by_latency else wording.kilobytes(rung.ram_bytes),
+            wording.percent(rung.validation_accuracy),
+            wording.percent(rung.accuracy),
+            wording.paid(rung),
+        )
+    return table
 
 
 def _worth_table(worth: tuple[StepWorth, ...]) -> Table:

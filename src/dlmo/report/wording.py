@@ -2,7 +2,7 @@
 
 import math
 
-from dlmo.study.results import Result, Run, pareto_front
+from dlmo.study.results import Result, Run, Rung, Search, pareto_front
 
 KB = 1000
 NOT_KNOWN = "-"
@@ -53,9 +53,26 @@ def points(gain: float) -> str:
     return f"{gain * 100:+.2f}"
 
 
+def paid(rung: Rung) -> str:
+    """Empty for the first rung, which is no step."""
+    return "" if not rung.verdict else "yes" if rung.paid else "no"
+
+
 def ratio(value: float | None) -> str:
     """0.253 -> x 0.25"""
     return f"x {value:.2f}" if is_known(value) else NOT_KNOWN
+
+
+def search_words(search: Search) -> str:
+    """What a search did, why it stopped, and what of its time was not work."""
+    short = {trial.recipe: trial.epochs for trial in reversed(search.trials) if not trial.refused}
+    long = sum(trial.epochs > short[trial.recipe] for trial in search.trials if not trial.refused)
+    refused = sum(bool(trial.refused) for trial in search.trials)
+    return (
+        f"Beside the setups, recipes trained short: {len(short)}, of these also long: {long}, refused untrained: "
+        f"{refused}. Stopped after {duration(search.seconds)}: {search.stopped}. Neither training, conversion nor "
+        f"measuring: {percent(search.overhead)} % of that time."
+    )
 
 
 def duration(seconds: float) -> str:

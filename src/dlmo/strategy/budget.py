@@ -1,6 +1,8 @@
 """Budgets: the limits a model must keep, and what to look for within them."""
 
+import math
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from dlmo.errors import UserError
 from dlmo.study.results import Result
@@ -104,9 +106,24 @@ def without_latency(budget: Budget, target: str, max_latency: str | None) -> Bud
     return replace(budget, max_latency_ms=None, running_cost="ram_bytes")
 
 
-def stored_bytes(result: Result) -> int:
+class Costs(Protocol):
+    """What a file costs: a Result, or what is known of one before training. Names and units as in Result."""
+
+    size_bytes: int
+    flash_bytes: int | None
+    latency_ms: float | None
+    ram_bytes: int | None
+
+
+def stored_bytes(costs: Costs) -> int:
     """What a size limit is about: flash where the target tells it, else the file."""
-    return result.size_bytes if result.flash_bytes is None else result.flash_bytes
+    return costs.size_bytes if costs.flash_bytes is None else costs.flash_bytes
+
+
+def running_of(costs: Costs, running_cost: str) -> float:
+    """What running a file costs, by that field of it; infinite where nobody can tell."""
+    cost = getattr(costs, running_cost)
+    return math.inf if cost is None else cost
 
 
 def shortfalls(result: Result, budget: Budget, reference: float) -> list[str]:
@@ -117,16 +134,32 @@ def shortfalls(result: Result, budget: Budget, reference: float) -> list[str]:
         lacks.append(f"loses {100 * (reference - accuracy):.1f} points (allowed {100 * budget.max_drop:g})")
     if budget.min_accuracy is not None and accuracy < budget.min_accuracy:
         lacks.append(f"accuracy {100 * accuracy:.1f} % (wanted {100 * budget.min_accuracy:g} %)")
-    if budget.max_size is not None and stored_bytes(result) > budget.max_size:
-        kind = "bytes" if result.flash_bytes is None else "bytes of flash"
-        lacks.append(f"{stored_bytes(result):,} {kind} (allowed {budget.max_size:,})")
-    if budget.max_latency_ms is not None and result.latency_ms is None:
+    return lacks + cost_shortfalls(result, budget)
+
+
+def cost_shortfalls(costs: Costs, budget: Budget) -> list[str]:
+    """The limits on size, latency and memory that a file does not keep, in words."""
+    lacks = []
+    if budget.max_size is not None and stored_bytes(costs) > budget.max_size:
+        kind = "bytes" if costs.flash_bytes is None else "bytes of flash"
+        lacks.append(f"{stored_bytes(costs):,} {kind} (allowed {budget.max_size:,})")
+    if budget.max_latency_ms is not None and costs.latency_ms is None:
         lacks.append("latency is not known")
-    elif budget.max_latency_ms is not None and result.latency_ms > budget.max_latency_ms:
-        lacks.append(f"{result.latency_ms:.3g} ms (allowed {budget.max_latency_ms:.3g})")
+    elif budget.max_latency_ms is not None and costs.latency_ms > budget.max_latency_ms:
+        lacks.append(f"{costs.latency_ms:.3g} ms (allowed {budget.max_latency_ms:.3g})")
     if budget.max_ram is not None:
-        if result.ram_bytes is None:
+        if costs.ram_bytes is None:
             lacks.append("memory could not be measured here")
-        elif result.ram_bytes > budget.max_ram:
-            lacks.append(f"{result.ram_bytes:,} bytes of RAM (allowed {budget.max_ram:,})")
+        elif costs.ram_bytes > budget.max_ram:
+            lacks.append(f"{costs.ram_bytes:,} bytes of RAM (allowed {budget.max_ram:,})")
     return lacks
+
+
+def cost_excess(costs: Costs, budget: Budget) -> float:
+    """How far a file is over the limits on its costs, as a sum of relative excesses; 0 where it keeps them."""
+    limits = (
+        (budget.max_size, stored_bytes(costs)),
+        (budget.max_latency_ms, costs.latency_ms),
+        (budget.max_ram, costs.ram_bytes),
+    )
+    return sum(max(0.0, value / limit - 1) for limit, value in limits if limit is not None and value is not None)

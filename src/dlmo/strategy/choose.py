@@ -2,17 +2,17 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from dlmo.measure.statistics import PairedTest
-from dlmo.strategy.budget import RUNNING_COSTS, STUDY_ADVICE, Budget, shortfalls, stored_bytes
+from dlmo.strategy.budget import RUNNING_COSTS, STUDY_ADVICE, Budget, cost_excess, running_of, shortfalls
+from dlmo.strategy.waterfall import dropped_words, leanest, pays, waterfall
 from dlmo.study.recipe import parse
 from dlmo.study.results import Choice, Result, StepWorth
 
 # In the balance, a file or a latency half as large weighs like errors growing by this factor. Errors, not points of
 # accuracy: half a point is little at 80 % and doubles the errors at 99.5 %.
 _ERRORS_PER_HALVING = 1.25
-# Latencies closer than this are one latency: what is left of noise after measuring in turns.
-_LATENCY_NOISE = 0.05
 
 Compare = Callable[[Result, Result], PairedTest]
 
@@ -33,16 +33,10 @@ def pick(results: Sequence[Result], budget: Budget) -> Result | None:
     if not legal:
         return None
     if budget.goal == "size":
-        return min(legal, key=lambda r: (r.size_bytes, -r.validation_accuracy, _running(r, budget.running_cost)))
+        return min(legal, key=lambda r: (r.size_bytes, -r.validation_accuracy, running_of(r, budget.running_cost)))
     if budget.goal == "balance":
         return max(legal, key=lambda r: balance(r, reference, budget))
-    return max(legal, key=lambda r: (round(r.validation_accuracy, 3), -_running(r, budget.running_cost)))
-
-
-def _running(result: Result, running_cost: str) -> float:
-    """What running a result costs, by that field of it; infinite where nobody can tell."""
-    cost = getattr(result, running_cost)
-    return math.inf if cost is None else cost
+    return max(legal, key=lambda r: (round(r.validation_accuracy, 3), -running_of(r, budget.running_cost)))
 
 
 def balance(result: Result, reference: Result, budget: Budget) -> float:
@@ -51,7 +45,7 @@ def balance(result: Result, reference: Result, budget: Budget) -> float:
     One error more than was seen is counted, so that no errors among few images are not taken for none at all.
     """
     size = math.log2(reference.size_bytes / result.size_bytes)
-    before, after = (_running(r, budget.running_cost) for r in (reference, result))
+    before, after = (running_of(r, budget.running_cost) for r in (reference, result))
     # Against a reference of unknown cost only size and errors count; an unknown cost itself comes last.
     running = -math.inf if after == math.inf else 0.0 if before == math.inf else math.log2(before / after)
     return size + running + math.log(_errors(reference) / _errors(result), _ERRORS_PER_HALVING)
@@ -59,6 +53,18 @@ def balance(result: Result, reference: Result, budget: Budget) -> float:
 
 def _errors(result: Result) -> float:
     return 1 - result.validation_accuracy + 1 / result.validation_images
+
+
+def choose(results: Sequence[Result], budget: Budget, compare: Compare) -> Choice | None:
+    """The result for a budget, without the steps that did not pay; None if none meets it. compare: see explain."""
+    picked = pick(results, budget)
+    if picked is None:
+        return None
+    leaner = leanest(picked, results, budget, reference_of(results).validation_accuracy)
+    choice = explain(leaner, results, budget, compare)
+    if leaner is picked:
+        return choice
+    return replace(choice, reasons=(*choice.reasons, dropped_words(picked, leaner)))
 
 
 def explain(chosen: Result, results: Sequence[Result], budget: Budget, compare: Compare) -> Choice:
@@ -93,7 +99,7 @@ def _choice(
         reasons.append(
             f"against {reference.network} {reference.setup}: "
             f"{_ratio(reference.size_bytes, chosen.size_bytes, 'smaller', 'larger')}, "
-            f"{_ratio(_running(reference, measure), _running(chosen, measure), better, worse)}; "
+            f"{_ratio(running_of(reference, measure), running_of(chosen, measure), better, worse)}; "
             f"accuracy on test: {compare(reference, chosen).sentence()}"
         )
     if chosen.float_operators:
@@ -102,7 +108,7 @@ def _choice(
     for step in worth:
         if not step.paid:
             reasons.append(f"{step.step} did not pay here: {step.verdict}")
-    return Choice(chosen, tuple(reasons), worth, advised)
+    return Choice(chosen, tuple(reasons), worth, advised, waterfall(chosen, results, compare, measure))
 
 
 def step_worth(
@@ -124,9 +130,8 @@ def step_worth(
             continue
         test = compare(without, chosen)
         size = chosen.size_bytes / without.size_bytes
-        running = _running(chosen, running_cost) / _running(without, running_cost)
-        gained = test.gain > 0 and test.p_value < 0.05
-        paid = gained or size < 0.99 or running < 1 - _LATENCY_NOISE
+        running = running_of(chosen, running_cost) / running_of(without, running_cost)
+        paid = pays(test, without, chosen, running_cost)
         latency, ram = (running, None) if running_cost == "latency_ms" else (None, running)
         found.append(StepWorth(steps[index], without.recipe, test.gain, size, latency, test.sentence(), paid, ram))
     return tuple(found)
@@ -166,7 +171,7 @@ def advice(chosen: Result, results: Sequence[Result], budget: Budget, compare: C
 
 
 def _running_words(result: Result, budget: Budget) -> str:
-    cost = _running(result, budget.running_cost)
+    cost = running_of(result, budget.running_cost)
     return f"{cost:.3g} ms" if budget.running_cost == "latency_ms" else f"{cost:,} bytes of RAM"
 
 
@@ -179,14 +184,7 @@ def nearest(results: Sequence[Result], budget: Budget, count: int = 3) -> tuple[
 
 def _distance(result: Result, budget: Budget, reference: float) -> float:
     """How far over the limits, as a sum of relative excesses (a point of accuracy counts as 10 %)."""
-    total = 0.0
-    for limit, value in (
-        (budget.max_size, stored_bytes(result)),
-        (budget.max_latency_ms, result.latency_ms),
-        (budget.max_ram, result.ram_bytes),
-    ):
-        if limit is not None and value is not None:
-            total += max(0.0, value / limit - 1)
+    total = cost_excess(result, budget)
     if budget.max_drop is not None:
         total += 10 * max(0.0, reference - result.validation_accuracy - budget.max_drop)
     if budget.min_accuracy is not None:

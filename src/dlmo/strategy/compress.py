@@ -32,6 +32,11 @@ def compress(
     arguments = {"recipe": recipe, **own_arguments(own, []), **given_options(options)}
     del arguments["model"]
     job = Job(
-        command_line("compress", [model, source], arguments), lambda images: recipes, given=wanted, own=own, strict=True
+        command_line("compress", [model, source], arguments),
+        lambda images: recipes,
+        given=wanted,
+        own=own,
+        strict=True,
+        default_time="10m",
     )
     return run_job(source, job, options, progress).run

@@ -4,6 +4,7 @@ What needs a runtime is imported where it is used: `train_only` shares the first
 """
 
 import shlex
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +14,28 @@ from dlmo import tracking
 from dlmo.data import Dataset, load
 from dlmo.errors import UserError
 from dlmo.measure import targets
-from dlmo.measure.accuracy import confusion_matrix
+from dlmo.measure.accuracy import accuracy, confusion_matrix
 from dlmo.progress import Progress, SilentProgress
 from dlmo.strategy import legality
 from dlmo.strategy.budget import Budget, parse_duration
-from dlmo.strategy.choose import asked_for, explain, nearest, pick
+from dlmo.strategy.choose import asked_for, choose, nearest
+from dlmo.strategy.evidence import gather, impossible, smallest
 from dlmo.strategy.own import Own, possible, take_in
-from dlmo.strategy.plan import Plan, augmentation_for, class_weights_for, make_plan, remaining_seconds
+from dlmo.strategy.plan import (
+    Plan,
+    augmentation_for,
+    class_weights_for,
+    full_epochs,
+    make_plan,
+    plan_for,
+    remaining_seconds,
+)
+from dlmo.strategy.search import Found, Terms, search
+from dlmo.strategy.space import Space
 from dlmo.study.recipe import Float32, Qat, Recipe, parse
 from dlmo.study.results import Choice, Result, Run
 from dlmo.study.run import Outcome, comparer, run_recipes
-from dlmo.study.stages import Workspace, check_teaching
+from dlmo.study.stages import Workspace, check_teaching, make_artifact, scores
 from dlmo.study.store import Store, default_root
 from dlmo.tracking.follow import Tracked
 from dlmo.tracking.work import Work, work_of
@@ -33,14 +45,19 @@ if TYPE_CHECKING:
 
 # Beyond it, the seeds of epochs leave torch's range.
 _LARGEST_SEED = 2**31 - 1
+# A search ends when this share of the time is gone, less what measuring all files at its end takes.
+_SEARCHED_SHARE = 0.95
+_MEASURED_FILES, _SECONDS_TO_MEASURE = 15, 2.0
+# Its first trainings take this share of a full schedule.
+_SHORT_SHARE = 0.2
 
 
 @dataclass(frozen=True)
 class Options:
-    """What all jobs share. time: a duration such as "10m", None for full schedules; epochs overrides it; out: None
+    """What all jobs share. time: a duration such as "10m", None leaves it to the job; epochs overrides it; out: None
     writes nothing; store: None is the user's (see study.store.default_root); track: see `dlmo.tracking`."""
 
-    time: str | None = "10m"
+    time: str | None = None
     epochs: int | None = None
     threads: int = 1
     seeds: tuple[int, ...] = (0,)
@@ -62,10 +79,13 @@ class Job:
     """One job on one data set.
 
     command: the command line that does the same again. recipes_for: the recipes to run for so many training images.
+    default_time: the time to plan for where the user names none; None for full schedules. space_for: what to search
+    in the time that the recipes leave, for so many training images; None for no search.
     all_networks: the user named the networks, so none may be dropped for lack of time. budget: what to choose for;
     given: the recipe whose result is the choice instead; neither: nothing is chosen. own: the user's model, the
     network of all recipes; strict: refuse recipes that it cannot go through, instead of leaving them out. notes: what
-    the report shall tell beside its own.
+    the report shall tell beside its own. limited: the user set limits that the shape of a network may tell to be out
+    of reach, before any training.
     """
 
     command: str
@@ -76,6 +96,9 @@ class Job:
     own: Own | None = None
     strict: bool = False
     notes: tuple[str, ...] = ()
+    limited: bool = False
+    default_time: str | None = None
+    space_for: Callable[[int], Space] | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +137,8 @@ class Planned:
 def prepare(source: str | Path, job: Job, options: Options, progress: Progress, *, measuring: bool = True) -> Prepared:
     """Refuse what can be refused, and read the data. Without `measuring`, no runtime is asked for, and no --out."""
     target = targets.find(options.target, ready=measuring)
-    seconds = None if options.time is None else parse_duration("--time", options.time)
+    allowed = options.time or job.default_time
+    seconds = None if allowed is None else parse_duration("--time", allowed)
     _check(options, job.recipes_for(0))
     if measuring and options.folder is not None:
         from dlmo.package.folder import check_writable
@@ -171,13 +195,22 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
     from dlmo.measure.latency import machine
     from dlmo.package.folder import mistakes_of, write_run
 
+    begun = time.monotonic()
     progress = progress or SilentProgress()
     ready = prepare(source, job, options, progress)
+    workspace, dataset, seeds = ready.workspace, ready.workspace.dataset, options.seeds
+    space = _space(job, ready)
+    if job.limited and (out_of_reach := _out_of_reach(job, ready, space, options)):
+        return _refused(job, options, ready, out_of_reach)
     planned = plan_job(ready, job, options)
-    workspace, plan, recipes, seeds = ready.workspace, planned.plan, planned.recipes, options.seeds
-    dataset = workspace.dataset
-    with progress.total(remaining_seconds(workspace, recipes, plan.networks, seeds)), planned.tracked.following():
-        outcomes, curves = run_recipes(workspace, recipes, plan.networks, seeds, options.threads)
+    plan, recipes, plans, searched = planned.plan, planned.recipes, planned.plan.networks, None
+    expected = remaining_seconds(workspace, recipes, plans, seeds)
+    with progress.total(max(expected, ready.seconds) if space else expected), planned.tracked.following():
+        if space is not None:
+            found = _search(workspace, space, job, options, plan, recipes, ready.seconds, begun)
+            known, plans, searched = set(map(str, recipes)), found.plans | plans, found.search
+            recipes = [*recipes, *(recipe for recipe in found.recipes if str(recipe) not in known)]
+        outcomes, curves = run_recipes(workspace, recipes, plans, seeds, options.threads)
     choice, best = _choose(job, outcomes, dataset)
     results = tuple(outcome.result for outcome in outcomes)
     run = Run(
@@ -190,6 +223,7 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
         choice=choice,
         nearest=nearest(results, job.budget) if job.budget and choice is None else (),
         notes=(*ready.notes, *plan.notes, *_handling_notes(workspace), *_repair_notes(results)),
+        search=searched,
         classes=dataset.classes,
         confusion=tuple(map(tuple, confusion_matrix(best.test_scores, dataset.test.labels).tolist())),
         mistakes=mistakes_of(best.test_scores, dataset),
@@ -202,14 +236,91 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
     return Finished(run, outcomes, dataset)
 
 
+def _space(job: Job, ready: Prepared) -> Space | None:
+    """What to search in, where there is something to search."""
+    own = ready.workspace.own
+    trainable = own is None or own.post_training_only is None
+    return job.space_for(len(ready.workspace.dataset.train)) if job.space_for and trainable else None
+
+
+def _out_of_reach(job: Job, ready: Prepared, space: Space | None, options: Options) -> tuple[str, ...]:
+    """The nearest points that can be reached where no candidate's shape keeps the budget; else empty."""
+    candidates = [recipe for listed in ready.recipes.values() for recipe in listed]
+    candidates += space.smallest() if space else []
+    return impossible(gather(ready.workspace, smallest(ready.workspace, candidates), options.threads), job.budget)
+
+
+def _search(
+    workspace: Workspace,
+    space: Space,
+    job: Job,
+    options: Options,
+    plan: Plan,
+    planned: Sequence[Recipe],
+    seconds: float,
+    begun: float,
+) -> Found:
+    """Train what is planned, whose networks may become teachers, and search in what is left of the time.
+
+    seconds: allowed for the whole job, which began at `begun`, by time.monotonic().
+    """
+    (seed,) = options.seeds
+    plain = {}
+    for recipe in planned:
+        content = make_artifact(workspace, recipe, plan.networks[recipe.network], seed).content()
+        if recipe.steps == (Float32(),):
+            right = accuracy(scores(workspace, content, "validation"), workspace.dataset.validation.labels)
+            plain[recipe.network] = right.value
+    to_measure = (len(planned) + _MEASURED_FILES) * _SECONDS_TO_MEASURE
+    short = round(_SHORT_SHARE * full_epochs(len(workspace.dataset.train)))
+    terms = Terms(
+        short=max(1, min(short, plan.epochs // 2)),
+        long=plan.epochs,
+        plan_of=lambda epochs: plan_for(workspace, epochs),
+        seconds=seconds,
+        deadline=begun + seconds * _SEARCHED_SHARE - to_measure,
+        budget=job.budget,
+        limited=job.limited,
+        seed=seed,
+        threads=options.threads,
+        epoch_seconds={name: entry.epoch_seconds for name, entry in plan.networks.items()},
+        plain=plain,
+    )
+    return search(workspace, space, terms)
+
+
+def _refused(job: Job, options: Options, ready: Prepared, out_of_reach: tuple[str, ...]) -> Finished:
+    """The run of a budget that no candidate can keep, whatever it learns."""
+    from dlmo.measure.latency import machine
+    from dlmo.package.folder import write_run
+
+    dataset = ready.workspace.dataset
+    run = Run(
+        title=job.command,
+        dataset=_describe(dataset, job.command),
+        target=options.target,
+        machine=machine(),
+        budget=job.budget.words(),
+        results=(),
+        choice=None,
+        nearest=out_of_reach,
+        notes=(*ready.notes, "nothing was trained: the files of the smallest candidates, untrained, break the limits"),
+        classes=dataset.classes,
+        confusion=(),
+        mistakes=(),
+    )
+    if options.folder is not None:
+        write_run(options.folder, run, None, [], dataset, options.group_by)
+    return Finished(run, [], dataset)
+
+
 def _choose(job: Job, outcomes: Sequence[Outcome], dataset: Dataset) -> tuple[Choice | None, Outcome]:
     """The choice, if one is asked for and possible, and the outcome whose file is the answer."""
     results = [outcome.result for outcome in outcomes]
     compare = comparer(outcomes, dataset)
     choice = None
     if job.budget is not None:
-        picked = pick(results, job.budget)
-        choice = explain(picked, results, job.budget, compare) if picked is not None else None
+        choice = choose(results, job.budget, compare)
     elif job.given is not None:
         wanted = next(result for result in results if result.recipe == str(job.given))
         choice = asked_for(wanted, results, compare)

@@ -12,8 +12,11 @@ from dlmo.strategy.budget import make_budget, without_latency
 from dlmo.strategy.job import Job, Options, command_line, given_options, run_job
 from dlmo.strategy.own import open_own, own_arguments
 from dlmo.strategy.plan import default_networks
+from dlmo.strategy.space import Space, space_for
 from dlmo.study.recipe import SETUPS, Recipe, for_setup
 from dlmo.study.results import Run
+
+_DEFAULT_TIME = "10m"
 
 
 def optimize(
@@ -48,11 +51,17 @@ def optimize(
     named = [own.name] if own else list(dict.fromkeys(networks.canonical(name) for name in network))
     arguments = {"service": service, **limits, **shares, **own_arguments(own, named), **given_options(options)}
 
+    # A time that the user names is used up by a search; without one the setups are all.
+    searching = options.time is not None and options.epochs is None
+
     def every_recipe(images: int) -> list[Recipe]:
-        return [for_setup(name, code) for name in named or default_networks(images) for code in SETUPS]
+        return [for_setup(name, code) for name in named or default_networks(images, searching) for code in SETUPS]
 
     def recipes_for(images: int) -> list[Recipe]:
         return legality.without_illegal(every_recipe(images), options.target)[0]
+
+    def space(images: int) -> Space:
+        return space_for(options.target, images, tuple(named), own is not None)
 
     job = Job(
         command_line("optimize", [source], arguments),
@@ -60,7 +69,10 @@ def optimize(
         all_networks=bool(named),
         budget=budget,
         own=own,
+        limited=any(limit is not None for limit in limits.values()),
         notes=legality.without_illegal(every_recipe(0), options.target)[1],
+        default_time=_DEFAULT_TIME,
+        space_for=space if searching else None,
     )
     run = run_job(source, job, options, progress).run
     if run.choice is None:

@@ -40,16 +40,17 @@ _VERSION = 8
 
 @dataclass(frozen=True)
 class Plan:
-    """Networks with their schedules. device: what trains, in words."""
+    """Networks with their schedules. epochs: what these are made for, from scratch. device: what trains, in words."""
 
     networks: dict[str, NetworkPlan]
+    epochs: int
     device: str
     notes: tuple[str, ...]
 
 
-def default_networks(images: int) -> tuple[str, ...]:
-    """Candidates for so many training images; few images cannot fill a larger network."""
-    return _SMALL_NETWORKS + (_LARGER_NETWORKS if images >= _IMAGES_FOR_LARGER else ())
+def default_networks(images: int, searching: bool = False) -> tuple[str, ...]:
+    """Candidates for so many training images; few images cannot fill a larger network, and a search finds its own."""
+    return _SMALL_NETWORKS + (_LARGER_NETWORKS if images >= _IMAGES_FOR_LARGER and not searching else ())
 
 
 def augmentation_for(dataset: Dataset) -> Augmentation:
@@ -107,6 +108,15 @@ def schedules(images: int, side: int, epochs: int) -> NetworkPlan:
     return NetworkPlan(train, prune, qat, cut)
 
 
+def plan_for(workspace: Workspace, epochs: int, step_epochs: int | None = None) -> NetworkPlan:
+    """The schedules for so many epochs from scratch; of the user's own network, which comes trained, only the rest.
+
+    step_epochs: of each further step of such a network, if given.
+    """
+    plan = schedules(len(workspace.dataset.train), min(workspace.dataset.input_shape[:2]), epochs)
+    return plan if workspace.own is None else further_training(plan, step_epochs)
+
+
 def further_training(plan: NetworkPlan, epochs: int | None) -> NetworkPlan:
     """The plan of a network that comes trained: nothing from scratch; `epochs`, if given, for each further step."""
     plan = replace(plan, train=plan.train.lasting(0))
@@ -132,7 +142,6 @@ def make_plan(
     machine does at that moment, and nothing is trained anew.
     """
     images = len(workspace.dataset.train)
-    side = min(workspace.dataset.input_shape[:2])
     asked = {
         "dataset": workspace.dataset.fingerprint,
         "networks": list(networks),
@@ -149,8 +158,7 @@ def make_plan(
         asked["own"] = own.fingerprint
 
     def plan_of(count: int) -> NetworkPlan:
-        plan = schedules(images, side, count)
-        return plan if own is None else further_training(plan, epochs)
+        return plan_for(workspace, count, epochs)
 
     def make(folder: Path) -> None:
         from dlmo.training.device import best_device
@@ -181,7 +189,8 @@ def make_plan(
         for network, count in document["epochs"].items()
     }
     cuts = any(isinstance(step, PruneChannels) for listed in recipes.values() for r in listed for step in r.steps)
-    return Plan(plans, document["device"], _notes(document, plans, cuts, images, seconds))
+    count = max(document["epochs"].values())
+    return Plan(plans, count, document["device"], _notes(document, plans, cuts, images, seconds))
 
 
 def remaining_seconds(
@@ -217,10 +226,11 @@ def remaining_trainings(
 def _seconds_to_score(workspace: Workspace, network: str) -> float:
     """What running one file of this network on the validation and test images should take."""
     data = workspace.dataset
-    return workspace.target.seconds_to_predict(len(data.validation) + len(data.test), _macs(workspace, network))
+    return workspace.target.seconds_to_predict(len(data.validation) + len(data.test), macs_of(workspace, network))
 
 
-def _macs(workspace: Workspace, network: str) -> int:
+def macs_of(workspace: Workspace, network: str) -> int:
+    """Multiply-accumulates of one image through a network."""
     from dlmo import networks
     from dlmo.networks.counting import count_module
 

@@ -111,13 +111,33 @@ class StepWorth:
 
 
 @dataclass(frozen=True)
+class Rung:
+    """The file that a step of the chosen recipe ends with, after the steps before it; the first is plain float.
+
+    Figures as in Result. verdict: the paired test on test images against the rung before, in words; empty for the
+    first. paid: whether the step made the answers better, the file smaller or running it cheaper.
+    """
+
+    step: str
+    recipe: str
+    size_bytes: int
+    latency_ms: float | None
+    ram_bytes: int | None
+    validation_accuracy: float
+    accuracy: float
+    verdict: str
+    paid: bool
+
+
+@dataclass(frozen=True)
 class Choice:
-    """The result picked for a budget, why, and what its steps were worth."""
+    """The result picked for a budget, why, what its steps were worth, and the way to it step by step."""
 
     result: Result
     reasons: tuple[str, ...]
     worth: tuple[StepWorth, ...]
     advice: str
+    waterfall: tuple[Rung, ...] = ()
 
     def to_json(self) -> dict:
         return {
@@ -125,7 +145,44 @@ class Choice:
             "reasons": list(self.reasons),
             "worth": [asdict(step) for step in self.worth],
             "advice": self.advice,
+            "waterfall": [asdict(rung) for rung in self.waterfall],
         }
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A recipe that a search looked at; names and units as in Result, None for what is not known.
+
+    refused: why it was not trained; empty where it was. epochs: from scratch; a search trains short before long.
+    seconds: what it took, with its teacher and its conversion.
+    """
+
+    recipe: str
+    setup: str
+    network: str
+    seed: int
+    epochs: int
+    seconds: float
+    size_bytes: int | None = None
+    flash_bytes: int | None = None
+    latency_ms: float | None = None
+    ram_bytes: int | None = None
+    validation_accuracy: float | None = None
+    validation_images: int | None = None
+    refused: str = ""
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search did: every recipe in the order it was looked at, and why it stopped.
+
+    seconds: of this run; overhead: the share of them, 0 to 1, that was neither training, conversion nor measuring.
+    """
+
+    trials: tuple[Trial, ...]
+    stopped: str
+    seconds: float
+    overhead: float
 
 
 @dataclass(frozen=True)
@@ -146,7 +203,7 @@ class Run:
     budget: the limits in words, empty for a study. choice: None when nothing met the budget or none was asked
     for; `nearest` then says what each near candidate lacks. confusion: test counts, classes x classes, rows are
     the truth, for the chosen (else the most accurate) result. curves: training curve per trained stage. layers: that
-    result's operators against its float file, None where it is that file itself.
+    result's operators against its float file, None where it is that file itself. search: None where there was none.
     """
 
     title: str
@@ -163,6 +220,7 @@ class Run:
     mistakes: tuple[Mistake, ...]
     curves: dict[str, tuple[Epoch, ...]] = field(default_factory=dict)
     layers: "Inspection | None" = None
+    search: Search | None = None
 
     def to_json(self) -> dict:
         """The document of the contract's results.json."""
@@ -174,6 +232,7 @@ class Run:
             "choice": self.choice.to_json() if self.choice else None,
             "nearest": list(self.nearest),
             "notes": list(self.notes),
+            "search": asdict(self.search) if self.search else None,
             "results": [asdict(result) for result in self.results],
         }
 

@@ -72,6 +72,12 @@ class Store:
             os.replace(work, target)
             return target
 
+    def growing(self, stage: str, key: str) -> Path:
+        """A folder that is never finished, for what several runs add to and guard by locks of their own."""
+        path = self.root / stage / key
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
     @contextlib.contextmanager
     def _lock(self, name: str) -> Iterator[None]:
         path = self.root / "locks" / name

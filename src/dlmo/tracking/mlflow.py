@@ -101,7 +101,7 @@ class Mlflow:
 
         for outcome in outcomes:
             result = outcome.result
-            nested = self._runs[result.recipe, result.seed]
+            nested = self._run_of(result)
             self._measured(nested, result)
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder, result.artifact)
@@ -134,6 +134,16 @@ class Mlflow:
         for start in range(0, len(params), _SETTINGS_AT_ONCE):
             self._client.log_batch(run, params=params[start : start + _SETTINGS_AT_ONCE])
         return run
+
+    def _run_of(self, result: Result) -> str:
+        """The run of a result; a search ends with recipes that nobody knew when the job began."""
+        key = result.recipe, result.seed
+        if key not in self._runs:
+            experiment = self._client.get_run(self._job).info.experiment_id
+            settings = {name: getattr(result, name) for name in _GIVEN}
+            name = f"{result.recipe}, seed {result.seed}"
+            self._runs[key] = self._start(experiment, name, settings, {"mlflow.parentRunId": self._job})
+        return self._runs[key]
 
     def _measured(self, run: str, result: Result) -> None:
         """A result's numbers as metrics, its words as tags."""

@@ -1,0 +1,76 @@
+"""What shape alone tells of recipes, before any training: whether a budget can be met at all, and what cannot."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from dlmo.strategy.budget import Budget, cost_excess, cost_shortfalls
+from dlmo.study.recipe import Recipe
+from dlmo.study.shape import untrained_file
+from dlmo.study.stages import Workspace
+
+# A trained file may differ from the untrained one by so much, and so may two measurements of one file.
+_SIZE_TOLERANCE, _RAM_TOLERANCE, _LATENCY_TOLERANCE = 1.03, 1.1, 1.25
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a recipe's untrained file costs on the target; names and units as in study.results.Result."""
+
+    recipe: Recipe
+    size_bytes: int
+    flash_bytes: int | None
+    latency_ms: float | None
+    ram_bytes: int | None
+
+
+def gather(workspace: Workspace, recipes: Sequence[Recipe], threads: int) -> list[Evidence]:
+    """Convert the recipes' networks as they are before training, and measure the files."""
+    with workspace.progress.stage(f"make {len(recipes)} files of untrained networks") as update:
+        contents = []
+        for recipe in recipes:
+            contents.append(untrained_file(workspace, recipe))
+            update(len(contents) / len(recipes))
+    measured = workspace.target.measure(contents, threads, workspace.progress)
+    return [
+        Evidence(recipe, len(content), costs.flash_bytes, costs.latency_ms, costs.ram_bytes)
+        for recipe, content, costs in zip(recipes, contents, measured)
+    ]
+
+
+def refusal(evidence: Evidence, budget: Budget) -> str | None:
+    """Which limits the recipe cannot keep, whatever its weights will be; None where it may keep them all."""
+    lenient = replace(
+        budget,
+        max_size=budget.max_size and round(budget.max_size * _SIZE_TOLERANCE),
+        max_ram=budget.max_ram and round(budget.max_ram * _RAM_TOLERANCE),
+        max_latency_ms=budget.max_latency_ms and budget.max_latency_ms * _LATENCY_TOLERANCE,
+    )
+    return "; ".join(cost_shortfalls(evidence, budget)) if cost_shortfalls(evidence, lenient) else None
+
+
+def smallest(workspace: Workspace, recipes: Sequence[Recipe]) -> list[Recipe]:
+    """Those recipes whose network has the fewest parameters or the fewest multiply-accumulates.
+
+    What none of them keeps, no other can be expected to keep.
+    """
+    from dlmo import networks
+
+    names = list(dict.fromkeys(recipe.network for recipe in recipes))
+    if len(names) == 1:
+        return list(recipes)
+    data = workspace.dataset
+    counts = {
+        name: networks.count(name, classes=len(data.classes), input_shape=data.input_shape, stem=workspace.stem)
+        for name in names
+    }
+    least = {min(names, key=lambda name: counts[name].parameters), min(names, key=lambda name: counts[name].macs)}
+    return [recipe for recipe in recipes if recipe.network in least]
+
+
+def impossible(found: Sequence[Evidence], budget: Budget, count: int = 3) -> tuple[str, ...]:
+    """Empty where a recipe may keep the budget's limits; else the nearest points that can be reached, in words."""
+    reasons = {entry: refusal(entry, budget) for entry in found}
+    if not all(reasons.values()):
+        return ()
+    ranked = sorted(found, key=lambda entry: (cost_excess(entry, budget), entry.size_bytes))
+    return tuple(f"{entry.recipe}: {reasons[entry]}, by its shape alone" for entry in ranked[:count])

@@ -1,0 +1,365 @@
+"""Searching for recipes, cheapest evidence first.
+
+Optuna proposes (its multi-objective TPE: validation accuracy, size, running cost). A recipe whose shape breaks the
+user's limits is refused untrained. The others are trained short; of every few, the most promising one is trained
+long, with the recipes that show what its steps are worth (successive halving: Li et al., "A system for massively
+parallel hyperparameter tuning", MLSys 2020). Optuna's own pruners know one objective only.
+
+The proposals, and what became of them, lie in Optuna's journal in the store: a killed search goes on there, several
+can work on one, and who asks the same again with another budget gets what was found, without any training.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+
+from dlmo.errors import UserError
+from dlmo.measure.accuracy import accuracy
+from dlmo.progress import SilentProgress
+from dlmo.strategy import evidence, legality
+from dlmo.strategy.budget import SERVICES, Budget, running_of
+from dlmo.strategy.choose import pick
+from dlmo.strategy.plan import macs_of, remaining_seconds
+from dlmo.strategy.space import Space
+from dlmo.strategy.waterfall import ladder
+from dlmo.study.recipe import Float32, Recipe, parse
+from dlmo.study.results import Search, Trial, pareto_front
+from dlmo.study.stages import Artifact, NetworkPlan, Workspace, make_artifact, scores
+from dlmo.study.store import key_of
+
+# Raise it when the proposals would be others.
+_VERSION = 1
+# Of so many short trainings one is followed by a long one.
+_SHORT_PER_LONG = 3
+# Drawn at random before the sampler has something to go by.
+_RANDOM_TRIALS = 6
+# So many proposals in a row that were tried already, or that the time left does not allow, end the search.
+_MOST_REPEATS, _MOST_UNAFFORDABLE = 20, 3
+# An epoch of a family that was not trained yet may take so much longer than its arithmetic tells.
+_UNKNOWN_FAMILY = 3.0
+_QAT_COST = 2.0
+# Files that go on to the results, without those that show what their steps are worth.
+_MOST_FINALISTS = 6
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a search is given.
+
+    short, long: epochs from scratch. plan_of: the schedules for so many. seconds: what the user allowed for the whole
+    job; deadline: when the search must end, by time.monotonic(). budget: its cost limits refuse by shape if `limited`.
+    epoch_seconds: of networks that were timed; plain: validation accuracy, 0 to 1, of networks trained long without
+    any step.
+    """
+
+    short: int
+    long: int
+    plan_of: Callable[[int], NetworkPlan]
+    seconds: float
+    deadline: float
+    budget: Budget
+    limited: bool
+    seed: int
+    threads: int
+    epoch_seconds: dict[str, float]
+    plain: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Found:
+    """recipes: the finalists, each with those that lead to it step by step; plans: how their networks are trained."""
+
+    search: Search
+    recipes: list[Recipe]
+    plans: dict[str, NetworkPlan]
+
+
+def search(workspace: Workspace, space: Space, terms: Terms) -> Found:
+    """Try recipes until the time is up or nothing new is proposed."""
+    return _Searcher(workspace, space, terms).run()
+
+
+class _Searcher:
+    def __init__(self, workspace: Workspace, space: Space, terms: Terms) -> None:
+        self._workspace, self._space, self._terms = workspace, space, terms
+        self._begun, self._worked = time.monotonic(), 0.0
+        self._study = _open_study(workspace, space, terms)
+        self._notes = self._study.user_attrs  # what became of recipes, by several names; reading it again takes time
+        self._macs: dict[str, int] = {}
+        self._pace: dict[str, float] = {}  # seconds per epoch and multiply-accumulate, by family
+        for network, seconds in terms.epoch_seconds.items():
+            self._learn_pace(network, seconds)
+        self._tiers = [_with_limits(tier, terms.budget) for tier in SERVICES.values()]
+
+    def run(self) -> Found:
+        ended = self._notes.get("ended")
+        if ended is not None and ended["seconds"] >= self._terms.seconds:
+            stopped = f"{ended['reason']}, in an earlier run"
+        else:
+            stopped = self._go_on()
+            self._note("ended", {"seconds": self._terms.seconds, "reason": stopped})
+        finalists = self._finalists()
+        recipes = {str(rung): rung for recipe in finalists for rung in self._rungs(recipe)}
+        plans = {recipe.network: self._plan(recipe, self._terms.long) for recipe in recipes.values()}
+        seconds = time.monotonic() - self._begun
+        overhead = max(0.0, 1 - self._worked / seconds) if self._worked else 0.0
+        trials = (*self._looked_at(), *self._promoted().values())
+        return Found(Search(trials, stopped, seconds, overhead), list(recipes.values()), plans)
+
+    def _go_on(self) -> str:
+        """Search; returns why it stopped."""
+        from optuna.trial import TrialState
+
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            # Left by a killed run, or another one's present work: the store lets one of the two do it.
+            if "recipe" in trial.user_attrs:
+                self._try(trial.number, parse(trial.user_attrs["recipe"]))
+            else:
+                self._study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+        repeats = unaffordable = 0
+        while True:
+            self._notes = self._study.user_attrs
+            short = [trial for trial in self._looked_at() if not trial.refused]
+            candidate = self._most_promising(short)
+            affordable = candidate is not None and self._affords(self._rungs(candidate), self._terms.long)
+            if len(short) >= _SHORT_PER_LONG * (len(self._promoted()) + 1) and affordable:
+                self._promote(candidate)
+                continue
+            if (
+                unaffordable >= _MOST_UNAFFORDABLE
+                or repeats >= _MOST_REPEATS
+                or time.monotonic() > self._terms.deadline
+            ):
+                if not affordable:
+                    return "nothing new was proposed" if repeats >= _MOST_REPEATS else "the time is up"
+                self._promote(candidate)
+                continue
+            number, recipe = self._propose()
+            known = next((trial for trial in self._looked_at() if trial.recipe == str(recipe)), None)
+            repeats = repeats + 1 if known else 0
+            if known is None and not self._affords([recipe], self._terms.short):
+                unaffordable += 1
+                self._study.tell(number, state=TrialState.FAIL)
+                continue
+            self._try(number, recipe, known)
+
+    def _propose(self) -> tuple[int, Recipe]:
+        """A new trial's number and recipe."""
+        from optuna.samplers import TPESampler
+
+        # Each proposal has a seed of its own, so that a search that goes on later proposes the same.
+        seed = 10_000 * (self._terms.seed % 100_000) + len(self._study.get_trials(deepcopy=False))
+        self._study.sampler = TPESampler(n_startup_trials=_RANDOM_TRIALS, seed=seed)
+        trial = self._study.ask()
+        recipe = self._space.recipe(trial, max(self._plain(), key=self._plain().get, default=None))
+        trial.set_user_attr("recipe", str(recipe))
+        return trial.number, recipe
+
+    def _try(self, number: int, recipe: Recipe, known: Trial | None = None) -> None:
+        """Refuse a recipe or train it short, and tell Optuna. known: what became of the same recipe before."""
+        from optuna.trial import TrialState
+
+        found = known or self._refused(recipe) or self._trained(recipe, self._terms.short)
+        if known is None:
+            self._note(f"trial {found.recipe}", asdict(found))
+            self._workspace.progress.note(f"search: {_words(found)}")
+        if found.refused:
+            self._study.tell(number, state=TrialState.PRUNED, skip_if_finished=True)
+            return
+        running = running_of(found, self._terms.budget.running_cost)
+        # Two digits: what is less is noise, and would make each search another one.
+        values = found.validation_accuracy, found.size_bytes, float(f"{min(running, 1e12):.2g}")
+        self._study.tell(number, values, skip_if_finished=True)
+
+    def _refused(self, recipe: Recipe) -> Trial | None:
+        """The trial of a recipe whose shape breaks the limits; None for others."""
+        if not self._terms.limited:
+            return None
+        begun = time.monotonic()
+        try:
+            with self._working():
+                (entry,) = evidence.gather(self._workspace, [recipe], self._terms.threads)
+        except UserError as error:
+            return self._trial(recipe, 0, begun, refused=str(error))
+        reason = evidence.refusal(entry, self._terms.budget)
+        if reason is None:
+            return None
+        costs = {name: getattr(entry, name) for name in ("size_bytes", "flash_bytes", "latency_ms", "ram_bytes")}
+        return self._trial(recipe, 0, begun, refused=reason, **costs)
+
+    def _trained(self, recipe: Recipe, epochs: int) -> Trial:
+        """Train, convert and measure a recipe."""
+        begun = time.monotonic()
+        try:
+            with self._working():
+                artifact = self._make(recipe, epochs)
+                content = artifact.content()
+                (measured,) = self._workspace.target.measure([content], self._terms.threads, SilentProgress())
+                right = self._validation(content)
+        except UserError as error:
+            return self._trial(recipe, epochs, begun, refused=str(error))
+        if recipe.kd is None and artifact.trained.epochs:  # the seconds of others hold their teacher's
+            self._learn_pace(recipe.network, artifact.trained.seconds / artifact.trained.epochs)
+        return self._trial(
+            recipe,
+            epochs,
+            begun,
+            size_bytes=len(content),
+            flash_bytes=measured.flash_bytes,
+            latency_ms=measured.latency_ms,
+            ram_bytes=measured.ram_bytes,
+            validation_accuracy=right,
+            validation_images=len(self._workspace.dataset.validation),
+        )
+
+    def _trial(self, recipe: Recipe, epochs: int, begun: float, **known) -> Trial:
+        seconds = time.monotonic() - begun
+        return Trial(str(recipe), recipe.setup, recipe.network, self._terms.seed, epochs, seconds, **known)
+
+    def _promote(self, recipe: Recipe) -> None:
+        """Train a recipe long, and the recipes that lead to it step by step."""
+        found = self._trained(recipe, self._terms.long)
+        if not found.refused:
+            with self._working():
+                for rung in self._rungs(recipe):
+                    right = self._validation(self._make(rung, self._terms.long).content())
+                    if rung.steps == (Float32(),):
+                        self._note(f"plain {self._terms.long} {rung.network}", right)
+        self._note(f"long {self._terms.long} {found.recipe}", asdict(found))
+        self._workspace.progress.note(f"search: {_words(found)}")
+
+    def _make(self, recipe: Recipe, epochs: int) -> Artifact:
+        return make_artifact(self._workspace, recipe, self._plan(recipe, epochs), self._terms.seed)
+
+    def _validation(self, content: bytes) -> float:
+        right = scores(self._workspace, content, "validation")
+        return accuracy(right, self._workspace.dataset.validation.labels).value
+
+    def _rungs(self, recipe: Recipe) -> list[Recipe]:
+        """The recipes that lead to one, and itself, as far as the target runs them."""
+        target = self._workspace.target.name
+        return [rung for _, rung in ladder(recipe) if legality.refusal(rung, target) is None]
+
+    def _looked_at(self) -> list[Trial]:
+        return self._noted("trial ")
+
+    def _promoted(self) -> dict[str, Trial]:
+        """The recipes that were trained long."""
+        return {trial.recipe: trial for trial in self._noted(f"long {self._terms.long} ")}
+
+    def _note(self, name: str, value: object) -> None:
+        self._notes[name] = value
+        self._study.set_user_attr(name, value)
+
+    def _noted(self, kind: str) -> list[Trial]:
+        return [Trial(**value) for name, value in self._notes.items() if name.startswith(kind)]
+
+    def _plain(self) -> dict[str, float]:
+        """Validation accuracy of the networks trained long without any step."""
+        kind = f"plain {self._terms.long} "
+        later = {n.removeprefix(kind): value for n, value in self._notes.items() if n.startswith(kind)}
+        return self._terms.plain | later
+
+    def _most_promising(self, short: list[Trial]) -> Recipe | None:
+        """The recipe to train long next: what a service would choose, then the rest of the front."""
+        promoted = self._promoted()
+        fitting = [trial for trial in short if not evidence.refusal(trial, self._tiers[-1])]
+        ranked = [picked for tier in self._tiers if fitting and (picked := pick(fitting, tier))]
+        ranked += sorted(self._front(fitting), key=lambda trial: -trial.validation_accuracy)
+        return next((parse(trial.recipe) for trial in ranked if trial.recipe not in promoted), None)
+
+    def _front(self, trials: list[Trial]) -> list[Trial]:
+        """The best trades of accuracy against size and against what running costs."""
+        told = [t for t in trials if getattr(t, self._terms.budget.running_cost) is not None]
+        return [*pareto_front(tuple(trials), "size_bytes"), *pareto_front(tuple(told), self._terms.budget.running_cost)]
+
+    def _finalists(self) -> list[Recipe]:
+        long = [trial for trial in self._promoted().values() if not trial.refused]
+        best = [picked for tier in self._tiers if long and (picked := pick(long, tier))]
+        best += sorted(self._front(long), key=lambda trial: -trial.validation_accuracy)
+        return [parse(text) for text in list(dict.fromkeys(trial.recipe for trial in best))[:_MOST_FINALISTS]]
+
+    def _affords(self, recipes: list[Recipe], epochs: int) -> bool:
+        plans = {recipe.network: self._plan(recipes[-1], epochs) for recipe in recipes}
+        expected = remaining_seconds(self._workspace, recipes, plans, [self._terms.seed])
+        return time.monotonic() + expected <= self._terms.deadline
+
+    def _plan(self, recipe: Recipe, epochs: int) -> NetworkPlan:
+        epoch = self._epoch_seconds(recipe.network)
+        teachers = {recipe.kd.teacher: self._epoch_seconds(recipe.kd.teacher)} if recipe.kd else {}
+        plan = self._terms.plan_of(epochs)
+        return replace(plan, epoch_seconds=epoch, qat_epoch_seconds=_QAT_COST * epoch, teacher_seconds=teachers)
+
+    def _epoch_seconds(self, network: str) -> float:
+        pace = self._pace.get(_family(network), _UNKNOWN_FAMILY * max(self._pace.values(), default=0.0))
+        return pace * self._macs_of(network)
+
+    def _learn_pace(self, network: str, epoch_seconds: float) -> None:
+        self._pace[_family(network)] = epoch_seconds / self._macs_of(network)
+
+    def _macs_of(self, network: str) -> int:
+        if network not in self._macs:
+            self._macs[network] = macs_of(self._workspace, network)
+        return self._macs[network]
+
+    @contextlib.contextmanager
+    def _working(self) -> Iterator[None]:
+        """Around training, conversion and measuring: what is not overhead."""
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self._worked += time.monotonic() - begun
+
+
+def _open_study(workspace: Workspace, space: Space, terms: Terms):
+    """Optuna's study of this question in the store; not a part of the question: the budget, and the time."""
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    asked = {
+        "dataset": workspace.dataset.fingerprint,
+        "own": workspace.own.fingerprint if workspace.own else None,
+        "stem": workspace.stem,
+        "target": workspace.target.name,
+        "space": asdict(space),
+        "epochs": terms.short,
+        "seed": terms.seed,
+    }
+    folder = workspace.store.growing("search", key_of("search", _VERSION, asked))
+    study = optuna.create_study(
+        storage=JournalStorage(JournalFileBackend(str(folder / "journal.log"))),
+        study_name="recipes",
+        directions=("maximize", "minimize", "minimize"),
+        load_if_exists=True,
+    )
+    for parameters in space.first():
+        study.enqueue_trial(parameters, skip_if_exists=True)
+    return study
+
+
+def _with_limits(tier: Budget, budget: Budget) -> Budget:
+    """A service's goal under the user's limits on costs."""
+    return replace(
+        tier,
+        max_size=budget.max_size,
+        max_ram=budget.max_ram,
+        max_latency_ms=budget.max_latency_ms,
+        running_cost=budget.running_cost,
+    )
+
+
+def _family(network: str) -> str:
+    return network.partition("@")[0].rstrip("0123456789_")
+
+
+def _words(trial: Trial) -> str:
+    if trial.refused:
+        return f"{trial.recipe}: refused, {trial.refused}"
+    return (
+        f"{trial.recipe}, {trial.epochs} epochs: {100 * trial.validation_accuracy:.1f} % on validation, "
+        f"{trial.size_bytes:,} bytes"
+    )

@@ -1,0 +1,76 @@
+"""The recipes a search may try: what Optuna is asked for, and the recipe its answers make."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dlmo import networks
+from dlmo.strategy.legality import refusal
+from dlmo.study.recipe import Kd, PruneChannels, Recipe, Step, parse_steps
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
+
+# Families that train fast and stay small, in several depths.
+_NETWORKS = ("resnet8", "resnet14", "wide_resnet_10_1", "mobilenet_v2")
+_LARGER_NETWORKS = ("resnet20", "resnet32", "wide_resnet_16_1")
+_IMAGES_FOR_LARGER = 5_000
+_WIDTHS = (0.25, 0.375, 0.5, 0.75, 1.0)
+# Shares of the channels that are cut. Every layer loses the same share, so that the file's size is known before.
+_MOST_CUT, _CUT_STEP = 0.625, 0.125
+_SMALLEST_FORMS = ("int8", "prune > int8", "prune > dynamic_int8")
+_FORMS = ("qat > int8", "int8", "prune > int8", "prune > dynamic_int8", "dynamic_int8", "float16")
+
+
+@dataclass(frozen=True)
+class Space:
+    """networks: names; widths: factors of their channels, one of them for each; empty where the user named the
+    networks. teaching: whether a teacher may help. forms: the ends of recipes that the target runs."""
+
+    networks: tuple[str, ...]
+    widths: tuple[float, ...]
+    teaching: bool
+    forms: tuple[str, ...]
+
+    def recipe(self, trial: "Trial", teacher: str | None) -> Recipe:
+        """What a trial's parameters stand for. teacher: the best network so far."""
+        network = trial.suggest_categorical("network", self.networks)
+        if self.widths:
+            network = networks.canonical(f"{network}@{trial.suggest_categorical('width', self.widths)}")
+        steps: list[Step] = []
+        taught = self.teaching and trial.suggest_categorical("kd", (False, True))
+        if taught and teacher not in (None, network):
+            steps.append(Kd(teacher=teacher))
+        share = trial.suggest_float("cut", 0, _MOST_CUT, step=_CUT_STEP)
+        return _recipe(network, steps, share, trial.suggest_categorical("form", self.forms))
+
+    def first(self) -> list[dict[str, object]]:
+        """Parameters to begin with: recipes that are good as a rule, from small to large."""
+        widths = self.widths or (1.0,)
+        middle, narrow = widths[len(widths) // 2], widths[min(1, len(widths) - 1)]
+        known = (
+            {"network", "cut", "form"} | ({"width"} if self.widths else set()) | ({"kd"} if self.teaching else set())
+        )
+        some = [
+            {"width": width, "kd": kd, "cut": min(cut, _MOST_CUT), "form": self.forms[0], "network": self.networks[0]}
+            for width, kd, cut in ((middle, False, 0.25), (narrow, True, 0.0), (widths[-1], True, 0.5))
+        ]
+        return [{name: value for name, value in entry.items() if name in known} for entry in some]
+
+    def smallest(self) -> list[Recipe]:
+        """The least that each network can become."""
+        least = f"@{min(self.widths)}" if self.widths else ""
+        forms = [form for form in self.forms if form in _SMALLEST_FORMS]
+        return [_recipe(f"{name}{least}", [], _MOST_CUT, form) for name in self.networks for form in forms]
+
+
+def space_for(target: str, images: int, named: tuple[str, ...], own: bool) -> Space:
+    """images: for training. named: the networks the user asked for, all that is tried then. own: it is the user's."""
+    larger = _LARGER_NETWORKS if images >= _IMAGES_FOR_LARGER else ()
+    forms = tuple(form for form in _FORMS if refusal(Recipe("", parse_steps(form)), target) is None)
+    return Space(named or _NETWORKS + larger, () if named else _WIDTHS, not own, forms)
+
+
+def _recipe(network: str, steps: list[Step], share: float, form: str) -> Recipe:
+    """share: of the channels that are cut, 0 to 1."""
+    cut = [PruneChannels(ratio=share, scope="layer")] if share else []
+    return Recipe(network, (*steps, *cut, *parse_steps(form)))

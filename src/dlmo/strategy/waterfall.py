@@ -1,0 +1,109 @@
+"""The way from the plain float network to the chosen recipe, one step at a time, and which steps it can do without."""
+
+from collections.abc import Callable, Sequence
+
+from dlmo.measure.statistics import PairedTest
+from dlmo.strategy.budget import Budget, running_of, shortfalls
+from dlmo.study.recipe import Float32, Qat, Recipe, parse
+from dlmo.study.results import Result, Rung
+
+# Latencies closer than this are one latency: what is left of noise after measuring in turns.
+LATENCY_NOISE = 0.05
+# A shorter recipe is as good if it loses no more validation accuracy (0 to 1) and its file is not larger than this.
+_SAME_ACCURACY, _SAME_SIZE = 0.001, 1.01
+
+
+def ladder(recipe: Recipe) -> list[tuple[str, Recipe]]:
+    """Each step's text and the recipe up to it: float, then what trains the network, the number format, QAT.
+
+    QAT comes last, although it is trained before the file is made: its worth is what it adds to the format.
+    """
+    trained = [step for step in recipe.steps[:-1] if not isinstance(step, Qat)]
+    rungs = [("float32", Recipe(recipe.network, (Float32(),)))]
+    rungs += [(str(step), Recipe(recipe.network, (*trained[:end], Float32()))) for end, step in enumerate(trained, 1)]
+    if not isinstance(recipe.precision, Float32):
+        rungs.append((str(recipe.precision), Recipe(recipe.network, (*trained, recipe.precision))))
+    return rungs + [(str(step), recipe) for step in recipe.steps if isinstance(step, Qat)]
+
+
+def waterfall(
+    chosen: Result, results: Sequence[Result], compare: Callable[[Result, Result], PairedTest], running_cost: str
+) -> tuple[Rung, ...]:
+    """The rungs of the chosen recipe's ladder; steps that were not tried one by one stand on one rung.
+
+    compare: paired test on test images. running_cost: what running is judged by, a field of Result.
+    """
+    known = {result.recipe: result for result in results if result.seed == chosen.seed}
+    found: list[Rung] = []
+    before: Result | None = None
+    untried: list[str] = []
+    for step, recipe in ladder(parse(chosen.recipe)):
+        untried.append(step)
+        result = chosen if str(recipe) == chosen.recipe else known.get(str(recipe))
+        if result is None:
+            continue
+        verdict, paid = "", True
+        if before is not None:
+            test = compare(before, result)
+            verdict, paid = test.sentence(), pays(test, before, result, running_cost)
+        found.append(
+            Rung(
+                step=" + ".join(untried),
+                recipe=result.recipe,
+                size_bytes=result.size_bytes,
+                latency_ms=result.latency_ms,
+                ram_bytes=result.ram_bytes,
+                validation_accuracy=result.validation_accuracy,
+                accuracy=result.accuracy,
+                verdict=verdict,
+                paid=paid,
+            )
+        )
+        before, untried = result, []
+    return tuple(found) if len(found) > 1 else ()
+
+
+def pays(test: PairedTest, without: Result, with_it: Result, running_cost: str) -> bool:
+    """Whether a step made the answers better beyond chance, the file smaller or running it cheaper."""
+    running = running_of(with_it, running_cost) / running_of(without, running_cost)
+    better = test.gain > 0 and test.p_value < 0.05
+    return better or with_it.size_bytes < 0.99 * without.size_bytes or running < 1 - LATENCY_NOISE
+
+
+def leanest(picked: Result, results: Sequence[Result], budget: Budget, reference: float) -> Result:
+    """The recipe with the fewest steps that is as good as the picked one and has no other steps.
+
+    As good: within the budget, and no worse in validation accuracy, size and what running costs, but for noise.
+    reference: NQ's validation accuracy, 0 to 1.
+    """
+    steps = _steps(picked)
+
+    def as_good(other: Result) -> bool:
+        return (
+            other.validation_accuracy >= picked.validation_accuracy - _SAME_ACCURACY - 1e-9
+            and other.size_bytes <= _SAME_SIZE * picked.size_bytes
+            and running_of(other, budget.running_cost) <= (1 + LATENCY_NOISE) * running_of(picked, budget.running_cost)
+            and not shortfalls(other, budget, reference)
+        )
+
+    shorter = [
+        other
+        for other in results
+        if (other.network, other.seed) == (picked.network, picked.seed) and _steps(other) < steps and as_good(other)
+    ]
+    return min(shorter, key=lambda other: (len(_steps(other)), -other.validation_accuracy), default=picked)
+
+
+def dropped_words(picked: Result, leaner: Result) -> str:
+    """Which steps of the picked recipe the leaner one does without, and why that is right."""
+    kept = _steps(leaner)
+    dropped = [step for step in picked.recipe.split(" > ")[1:] if step not in kept]
+    return (
+        f"{', '.join(dropped)} did not pay and was dropped: {picked.recipe} is {picked.size_bytes:,} bytes at "
+        f"{100 * picked.validation_accuracy:.1f} % on validation, without it {leaner.size_bytes:,} bytes at "
+        f"{100 * leaner.validation_accuracy:.1f} %"
+    )
+
+
+def _steps(result: Result) -> frozenset[str]:
+    return frozenset(result.recipe.split(" > ")[1:])

@@ -1,0 +1,130 @@
+"""A recipe's file before any training: the same conversion, of the network with its initial weights.
+
+How large a file is and how long it runs hardly depends on what its weights are. What the initial weights cannot tell
+is which layers lose the channels that a ranking over all layers takes, and where the zeros of pruning fall.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from dlmo.runtimes.litert.flatbuffer import write_atomically
+from dlmo.study.recipe import Int8, Prune, PruneChannels, Qat, Recipe, Step
+from dlmo.study.stages import Workspace, build_network
+from dlmo.study.store import key_of
+
+# Raise it when the code here, or that of the conversion, changes what a file takes.
+_VERSION = 1
+# Enough to give every activation a range.
+_SEEN_IMAGES = 16
+
+
+def untrained_file(workspace: Workspace, recipe: Recipe) -> bytes:
+    """The file of a recipe that nothing was trained for. Kept in the store, shared by all data of this shape."""
+
+    def make(folder: Path) -> None:
+        from dlmo.study.conversion import artifact_content
+
+        data = workspace.dataset
+        precision = recipe.precision
+        if isinstance(precision, Int8):
+            precision = precision.model_copy(update={"calibration": _SEEN_IMAGES})
+        content, _ = artifact_content(
+            _untrained_float(workspace, recipe),
+            precision,
+            replace(data, validation=data.validation.spread(_SEEN_IMAGES)),
+            0,
+            fake_quantized=_holds(recipe, Qat),
+            pruned=_holds(recipe, Prune),
+        )
+        write_atomically(folder / "model.tflite", content)
+
+    inputs = _shape_of(workspace, recipe) | {"precision": recipe.precision.name}
+    return (workspace.store.stage("shape", key_of("shape", _VERSION, inputs), make) / "model.tflite").read_bytes()
+
+
+def _untrained_float(workspace: Workspace, recipe: Recipe) -> bytes:
+    """The converter's file: float, or with QAT int8."""
+    if workspace.is_own(recipe.network) and workspace.own.tflite is not None:
+        return workspace.own.tflite
+
+    from dlmo.techniques.integer_form import integer_form, needs_integer_form
+
+    quantization_aware = _holds(recipe, Qat)
+    fresh = _initial(workspace, recipe.network)
+    rewritten = isinstance(recipe.precision, Int8) and not quantization_aware and needs_integer_form(fresh)
+
+    def make(folder: Path) -> None:
+        from dlmo.study.conversion import float_content
+
+        with workspace.progress.stage(f"convert {recipe.network}, untrained"):
+            network = fresh
+            for step in recipe.further_trainings:
+                network = _shaped(workspace, network, step)
+            network = integer_form(network) if rewritten else network
+            content = float_content(network, workspace.dataset, quantization_aware)
+        write_atomically(folder / "model.tflite", content)
+
+    inputs = _shape_of(workspace, recipe) | {"integer_form": rewritten}
+    return (workspace.store.stage("shape", key_of("shape", _VERSION, inputs), make) / "model.tflite").read_bytes()
+
+
+def _initial(workspace: Workspace, name: str):
+    """The network with its initial weights, the same each time.
+
+    Each is moved a little: constants that are equal, such as initial biases, share one place in a file.
+    """
+    import torch
+
+    torch.manual_seed(0)
+    network = build_network(workspace, name).eval()
+    with torch.no_grad():
+        for tensor in network.state_dict().values():
+            if tensor.is_floating_point() and not workspace.is_own(name):
+                tensor.add_(0.01 * torch.rand_like(tensor))
+    return network
+
+
+def _shape_of(workspace: Workspace, recipe: Recipe) -> dict:
+    """What the file's shape depends on, but for its precision."""
+    own = workspace.own if workspace.is_own(recipe.network) else None
+    return {
+        "network": own.fingerprint if own else recipe.network,
+        "classes": len(workspace.dataset.classes),
+        "input_shape": workspace.dataset.input_shape,
+        "stem": workspace.stem,
+        "steps": [[step.name, step.model_dump(exclude={"epochs"})] for step in recipe.further_trainings],
+    }
+
+
+def _holds(recipe: Recipe, kind: type[Step]) -> bool:
+    return any(isinstance(step, kind) for step in recipe.steps)
+
+
+def _shaped(workspace: Workspace, network, step: Step):
+    """The network as a step leaves it, but for the values of its weights."""
+    import torch
+
+    if isinstance(step, PruneChannels):
+        from dlmo.techniques.channel_pruning import Target, cut
+
+        target = Target(step.ratio, step.macs, step.criterion, step.scope, step.round_to)
+        smaller = network
+        for number in range(1, step.rounds + 1):  # as in training: each round's widths follow from the last one's
+            smaller = cut(smaller, network, target, workspace.dataset.train, done=number / step.rounds)
+        return smaller
+    if isinstance(step, Prune):
+        from dlmo.techniques.pruning import lamp_masks, prunable_layers
+
+        weights = [layer.weight for layer in prunable_layers(network)]
+        with torch.no_grad():
+            torch._foreach_mul_(weights, lamp_masks(weights, step.sparsity))
+        return network
+    if isinstance(step, Qat):
+        from dlmo.techniques.fake_quantization import insert_fake_quantization
+        from dlmo.training.loop import to_network_input
+
+        network = insert_fake_quantization(network).train()
+        with torch.no_grad():
+            network(to_network_input(torch.from_numpy(workspace.dataset.train.images[:_SEEN_IMAGES])))
+        return network
+    raise TypeError(f"no shape known of {step.name}")

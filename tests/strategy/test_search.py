@@ -1,0 +1,152 @@
+"""The search's course, with figures that need no training; the whole of it on digits is in test_search_on_digits."""
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from dlmo.strategy import search as searching
+from dlmo.strategy.budget import make_budget
+from dlmo.strategy.evidence import Evidence
+from dlmo.strategy.plan import plan_for
+from dlmo.strategy.search import Terms, search
+from dlmo.strategy.space import Space
+from dlmo.study.recipe import parse
+from dlmo.study.store import Store
+
+SPACE = Space(("resnet8", "resnet14"), (0.25, 0.5), True, ("int8",))
+
+
+@pytest.fixture
+def fresh(workspace, tmp_path):
+    return replace(workspace, store=Store(tmp_path / "store"))
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Takes the place of training and measuring; the recipes and epochs that were asked for."""
+    asked = []
+
+    def figures(self, recipe, epochs):
+        asked.append((str(recipe), epochs))
+        width = 0.25 if "0.25" in recipe.network else 0.5
+        kept = next((1 - step.ratio for step in recipe.steps if step.name == "prune_channels"), 1.0)
+        size = int(20_000 * width * kept * (2 if "14" in recipe.network else 1))
+        right = 0.9 + 0.02 * kept * width + 0.01 * (recipe.kd is not None) + 0.001 * epochs
+        costs = {"size_bytes": size, "latency_ms": size / 1e5, "ram_bytes": 9_000}
+        return self._trial(
+            recipe, epochs, time.monotonic(), **costs, validation_accuracy=right, validation_images=400
+        )  # fmt: skip
+
+    monkeypatch.setattr(searching._Searcher, "_trained", figures)
+    monkeypatch.setattr(searching._Searcher, "_promote", promoted)
+    monkeypatch.setattr(searching, "_MOST_REPEATS", 3)
+    return asked
+
+
+def promoted(self, recipe):
+    """As the real one, without the files of the recipes that lead to this one."""
+    found = self._trained(recipe, self._terms.long)
+    self._note(f"plain {self._terms.long} {recipe.network}", found.validation_accuracy)
+    self._note(f"long {self._terms.long} {found.recipe}", searching.asdict(found))
+
+
+def terms(workspace, **changes):
+    usual = Terms(
+        short=1, long=4, plan_of=lambda epochs: plan_for(workspace, epochs), seconds=60,
+        deadline=time.monotonic() + 1e6, budget=make_budget("low"), limited=False, seed=0, threads=1,
+        epoch_seconds={"resnet8@0.5": 0.1}, plain={"resnet8@0.5": 0.8},
+    )  # fmt: skip
+    return replace(usual, **changes)
+
+
+def recipes_of(found):
+    return [trial.recipe for trial in found.search.trials]
+
+
+def test_short_trainings_sort_and_long_ones_decide(fresh, trained):
+    found = search(fresh, SPACE, terms(fresh))
+    short = [recipe for recipe, epochs in trained if epochs == 1]
+    long = [recipe for recipe, epochs in trained if epochs == 4]
+    assert found.search.stopped == "nothing new was proposed"
+    assert len(short) == len(set(short)) >= 10
+    assert set(long) <= set(short) and len(long) >= len(short) // 4
+    assert max(short.index(recipe) for recipe in long[:2]) <= 6, "the first long training does not wait for the end"
+    assert recipes_of(found) == short + long
+    final = {str(recipe) for recipe in found.recipes}
+    assert final & set(long)
+    for recipe in found.recipes:
+        assert found.plans[recipe.network].train.epochs == 4
+    assert 0 <= found.search.overhead <= 1
+
+
+def test_the_front_of_what_was_trained_long_comes_through(fresh, trained):
+    found = search(fresh, SPACE, terms(fresh))
+    long = [trial for trial in found.search.trials if trial.epochs == 4]
+    final = {str(recipe) for recipe in found.recipes}
+    assert min(long, key=lambda trial: trial.size_bytes).recipe in final
+    best = max(trial.validation_accuracy for trial in long)
+    assert any(trial.recipe in final for trial in long if trial.validation_accuracy == best)
+    chosen = next(parse(trial.recipe) for trial in long if "prune_channels" in trial.recipe and trial.recipe in final)
+    assert f"{chosen.network} > float32" in final, "the recipes that lead to it come along"
+
+
+def test_the_same_seed_tries_the_same(fresh, trained, tmp_path):
+    first = recipes_of(search(fresh, SPACE, terms(fresh)))
+    again = replace(fresh, store=Store(tmp_path / "again"))
+    assert recipes_of(search(again, SPACE, terms(again))) == first
+    other = replace(fresh, store=Store(tmp_path / "other"))
+    assert recipes_of(search(other, SPACE, terms(other, seed=1))) != first
+
+
+def test_killed_it_goes_on_and_ends_the_same(fresh, trained, tmp_path, monkeypatch):
+    undisturbed = recipes_of(search(fresh, SPACE, terms(fresh)))
+    figures = searching._Searcher._trained
+
+    def die(self, recipe, epochs):
+        if len(trained) == before + 5:
+            raise KeyboardInterrupt
+        return figures(self, recipe, epochs)
+
+    before = len(trained)
+    killed = replace(fresh, store=Store(tmp_path / "killed"))
+    monkeypatch.setattr(searching._Searcher, "_trained", die)
+    with pytest.raises(KeyboardInterrupt):
+        search(killed, SPACE, terms(killed))
+    monkeypatch.setattr(searching._Searcher, "_trained", figures)
+    assert recipes_of(search(killed, SPACE, terms(killed))) == undisturbed
+    assert len(trained) == 2 * before, "what was finished is not tried again"
+
+
+def test_another_budget_trains_nothing(fresh, trained):
+    first = search(fresh, SPACE, terms(fresh))
+    before = len(trained)
+    second = search(fresh, SPACE, terms(fresh, budget=make_budget("high"), seconds=30))
+    assert len(trained) == before
+    assert recipes_of(second) == recipes_of(first)
+    assert second.search.stopped.endswith("in an earlier run")
+
+
+def test_more_time_goes_on_with_what_was_found(fresh, trained):
+    few = search(fresh, SPACE, terms(fresh, deadline=time.monotonic()))
+    assert few.search.stopped == "the time is up" and not few.recipes
+    more = search(fresh, SPACE, terms(fresh, seconds=120))
+    assert more.recipes and set(recipes_of(few)) <= set(recipes_of(more))
+
+
+def test_what_breaks_a_limit_by_its_shape_is_refused_untrained(fresh, trained, monkeypatch):
+    def gather(workspace, recipes, threads):
+        return [Evidence(r, 9_000 if "0.25" in r.network else 90_000, None, 0.1, 5_000) for r in recipes]
+
+    monkeypatch.setattr(searching.evidence, "gather", gather)
+    found = search(fresh, SPACE, terms(fresh, budget=make_budget("low", max_size="10KB"), limited=True))
+    refused = [trial for trial in found.search.trials if trial.refused]
+    assert refused and all("0.5" in trial.network for trial in refused)
+    assert all("0.25" in recipe for recipe, _ in trained)
+    assert refused[0].refused == "90,000 bytes (allowed 10,000)" and refused[0].size_bytes == 90_000
+
+
+def test_what_the_time_left_does_not_allow_is_not_begun(fresh, trained):
+    slow = terms(fresh, epoch_seconds={"resnet8@0.5": 1e5}, deadline=time.monotonic() + 60)
+    found = search(fresh, SPACE, slow)
+    assert not trained and found.search.stopped == "the time is up"

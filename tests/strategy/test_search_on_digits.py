@@ -1,0 +1,44 @@
+"""`optimize` with time to search, for real: tiny networks, one epoch more or less."""
+
+import pytest
+
+from dlmo.strategy import plan, search, space
+from dlmo.strategy.job import Options
+from dlmo.strategy.optimize import optimize
+from dlmo.study.recipe import SETUPS
+from dlmo.study.results import pareto_front
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Short schedules and few recipes, so that the search ends because nothing is left."""
+    monkeypatch.setattr(plan, "full_epochs", lambda images: 2)
+    monkeypatch.setattr("dlmo.strategy.job.full_epochs", lambda images: 2)
+    monkeypatch.setattr(space, "_MOST_CUT", 0.125)
+    monkeypatch.setattr(space, "_FORMS", ("int8",))
+    monkeypatch.setattr(search, "_MOST_REPEATS", 8)
+    monkeypatch.setattr(search, "_SHORT_PER_LONG", 1)
+
+
+def run(store, **budget):
+    options = Options(time="2h", store=store)
+    return optimize("digits", network=["resnet8@0.25"], options=options, **budget)
+
+
+def test_it_ends_with_a_front_and_another_budget_trains_nothing(small, shared_store, monkeypatch):
+    first = run(shared_store, service="high")
+    recipes = [result.recipe for result in first.results]
+    assert [result.setup for result in first.results][: len(SETUPS)] == list(SETUPS)
+    assert "resnet8@0.25 > prune_channels(0.125, scope=layer) > int8" in recipes
+    assert len(recipes) == len(set(recipes))
+    assert first.search.stopped == "nothing new was proposed"
+    assert {trial.epochs for trial in first.search.trials} == {1, 2}
+    assert pareto_front(first.results, "size_bytes")
+    monkeypatch.setattr("dlmo.study.stages._train_into", None)
+    second = run(shared_store, service="low", max_drop=1.0)
+    assert [result.recipe for result in second.results] == recipes
+    assert second.choice.result.size_bytes <= 1.01 * min(result.size_bytes for result in second.results)
+    figures = {result.recipe: result for result in second.results}
+    for rung in second.choice.waterfall:
+        assert rung.size_bytes == figures[rung.recipe].size_bytes
+        assert rung.accuracy == figures[rung.recipe].accuracy

@@ -1,0 +1,60 @@
+import pytest
+
+from dlmo.strategy import legality
+from dlmo.strategy.space import space_for
+from dlmo.study.recipe import parse
+
+
+class Answers:
+    """Stands for Optuna's trial: answers with what it was given, within the bounds it is asked for."""
+
+    def __init__(self, **values):
+        self.values = values
+
+    def suggest_categorical(self, name, choices):
+        assert self.values[name] in choices
+        return self.values[name]
+
+    def suggest_float(self, name, low, high, step):
+        assert low <= self.values[name] <= high and self.values[name] % step == 0
+        return self.values[name]
+
+
+def test_parameters_become_a_recipe():
+    space = space_for("cpu", 1_000, (), own=False)
+    answers = Answers(network="resnet8", width=0.5, kd=True, cut=0.25, form="qat > int8")
+    text = "resnet8@0.5 > kd(resnet14) > prune_channels(0.25, scope=layer) > qat > int8"
+    assert str(space.recipe(answers, "resnet14")) == text == str(parse(text))
+    answers.values |= {"width": 1.0, "cut": 0.0, "form": "float16"}
+    assert str(space.recipe(answers, "resnet8")) == "resnet8 > float16", "nobody teaches himself"
+    assert str(space.recipe(answers, None)) == "resnet8 > float16"
+
+
+def test_named_networks_keep_their_width_and_own_ones_have_no_teacher():
+    space = space_for("cpu", 1_000, ("resnet20@0.5",), own=False)
+    assert str(space.recipe(Answers(network="resnet20@0.5", kd=False, cut=0.0, form="int8"), "x")) == (
+        "resnet20@0.5 > int8"
+    )
+    own = space_for("cpu", 1_000, ("own:mine",), own=True)
+    assert str(own.recipe(Answers(network="own:mine", cut=0.5, form="int8"), None)) == (
+        "own:mine > prune_channels(0.5, scope=layer) > int8"
+    )
+
+
+@pytest.mark.parametrize("target, forms", [("cpu", 6), ("mcu", 2), ("npu", 2)])
+def test_everything_in_it_is_legal(target, forms):
+    space = space_for(target, 50_000, (), own=False)
+    assert len(space.forms) == forms
+    for recipe in space.smallest():
+        legality.check(recipe, target)
+        assert parse(str(recipe)) == recipe
+
+
+def test_what_it_begins_with_lies_in_it():
+    for space in (space_for("cpu", 1_000, (), False), space_for("mcu", 1_000, ("own:mine",), True)):
+        for parameters in space.first():
+            parse(str(space.recipe(Answers(**parameters), "resnet14")))
+
+
+def test_more_images_bring_deeper_networks():
+    assert set(space_for("cpu", 1_000, (), False).networks) < set(space_for("cpu", 50_000, (), False).networks)
