@@ -7,7 +7,7 @@ is which layers lose the channels that a ranking over all layers takes, and wher
 from dataclasses import replace
 from pathlib import Path
 
-from dlmo.runtimes.litert.flatbuffer import write_atomically
+from dlmo.atomic import write_atomically
 from dlmo.study.recipe import Int8, Prune, PruneChannels, Qat, Recipe, Step
 from dlmo.study.stages import Workspace, build_network
 from dlmo.study.store import key_of
