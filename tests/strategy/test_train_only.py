@@ -18,7 +18,7 @@ from dlmo.strategy.job import Options
 # Not there: what converts, runs, measures, reports and tracks.
 BLOCKED = ("ai_edge_litert", "ai_edge_quantizer", "litert_torch", "torch_pruning", "flatbuffers", "jax", "scipy",
            "sklearn", "jinja2", "vl_convert", "tflite_micro", "mlflow", "tensorboard")  # fmt: skip
-RECIPES = ("resnet8@0.25 > qat(epochs=1) > int8", "resnet8@0.25 > kd(resnet8) > prune(0.5, epochs=1) > float32")
+RECIPES = ("resnet8@0.25 > qat(1) > int8", "resnet8@0.25 > kd(resnet8) > prune(0.5, epochs=1) > float32")
 TRAININGS = ("train", "technique", "answers")
 
 
