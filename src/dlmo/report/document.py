@@ -3,7 +3,7 @@
 from dataclasses import fields
 
 from dlmo.errors import UserError
-from dlmo.study.results import Choice, Result, Run, StepWorth
+from dlmo.study.results import Choice, Failure, Result, Run, StepWorth
 
 
 def run_of(document: dict) -> Run:
@@ -25,6 +25,7 @@ def run_of(document: dict) -> Run:
             classes=tuple(document["dataset"].get("classes", ())),
             confusion=(),
             mistakes=(),
+            failures=tuple(Failure(**failure) for failure in document.get("failures", ())),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"results.json was not written by this version of dlmo ({error}); run dlmo again") from None

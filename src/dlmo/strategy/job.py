@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from dlmo.data import Dataset, load
@@ -20,9 +21,9 @@ from dlmo.strategy.own import Own, possible, take_in
 from dlmo.strategy.plan import augmentation_for, class_weights_for, make_plan, remaining_seconds
 from dlmo.study.recipe import Float32, Qat, Recipe, parse
 from dlmo.study.results import Choice, Result, Run
-from dlmo.study.run import Outcome, comparer, run_recipes
+from dlmo.study.run import Cluster, Outcome, comparer, run_recipes
 from dlmo.study.stages import Workspace, check_teaching
-from dlmo.study.store import Store, default_root
+from dlmo.study.store import open_store
 
 # Beyond it, the seeds of epochs leave torch's range.
 _LARGEST_SEED = 2**31 - 1
@@ -31,7 +32,8 @@ _LARGEST_SEED = 2**31 - 1
 @dataclass(frozen=True)
 class Options:
     """What all jobs share. time: a duration such as "10m", None for full schedules; epochs overrides it; out: None
-    writes nothing; store: None is the user's (see study.store.default_root)."""
+    writes nothing; store: a folder or URL, None is the user's (see study.store.open_store); cluster: address of the
+    Ray cluster that makes the stages, None makes them in this process."""
 
     time: str | None = "10m"
     epochs: int | None = None
@@ -43,6 +45,7 @@ class Options:
     target: str = "cpu"
     out: str | Path | None = None
     store: str | Path | None = None
+    cluster: str | None = None
 
     @property
     def folder(self) -> Path | None:
@@ -85,7 +88,7 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
     target = targets.find(options.target)
     seconds = None if options.time is None else parse_duration("--time", options.time)
     _check(options, job.recipes_for(0))
-    store = Store(Path(options.store).expanduser() if options.store else default_root())
+    store = open_store(options.store)
     own = job.own
     with progress.stage(f"read {source}") as update:
         dataset = load(
@@ -114,8 +117,12 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
     for note in plan.notes:
         progress.note(note)
     planned = [recipe for name in plan.networks for recipe in recipes[name]]
-    with progress.total(remaining_seconds(workspace, planned, plan.networks, seeds)):
-        outcomes, curves = run_recipes(workspace, planned, plan.networks, seeds, options.threads)
+    # A cluster tells its own time left, which depends on its size.
+    left = None if options.cluster else remaining_seconds(workspace, planned, plan.networks, seeds)
+    with progress.total(left):
+        outcomes, failures, curves = run_recipes(
+            workspace, planned, plan.networks, seeds, options.threads, needed=job.given, cluster=_cluster(options)
+        )
     choice, best = _choose(job, outcomes, dataset)
     results = tuple(outcome.result for outcome in outcomes)
     run = Run(
@@ -133,6 +140,7 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
         mistakes=mistakes_of(best.test_scores, dataset),
         curves=curves,
         layers=_layers(best, outcomes, dataset),
+        failures=tuple(failures),
     )
     if options.folder is not None:
         write_run(options.folder, run, best, outcomes, dataset, options.group_by)
@@ -167,6 +175,19 @@ def _check(options: Options, recipes: list[Recipe]) -> None:
         legality.check(recipe, options.target)
     if options.folder is not None:
         check_writable(options.folder)
+    if options.cluster is not None:
+        from dlmo.study.cluster import check
+
+        check(options.cluster)
+
+
+def _cluster(options: Options) -> Cluster | None:
+    """What makes the stages elsewhere, if asked for."""
+    if options.cluster is None:
+        return None
+    from dlmo.study.cluster import make_on
+
+    return partial(make_on, options.cluster)
 
 
 def given_options(options: Options) -> dict[str, object]:

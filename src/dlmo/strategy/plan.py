@@ -189,11 +189,11 @@ def remaining_seconds(
         for recipe in recipes:
             expected = trainings_of(workspace, recipe, plans[recipe.network], seed)
             for training in expected:
-                if training.key not in seen and workspace.store.finished(training.stage, training.key) is None:
+                if training.key not in seen and not workspace.store.has(training.stage, training.key):
                     total += training.seconds + _SECONDS_PER_FILE
                 seen.add(training.key)
             # A file of a training that is still to come has no scores yet either.
-            if workspace.store.finished(expected[-1].stage, expected[-1].key) is None:
+            if not workspace.store.has(expected[-1].stage, expected[-1].key):
                 if recipe.network not in scoring:
                     scoring[recipe.network] = _seconds_to_score(workspace, recipe.network)
                 total += scoring[recipe.network]
