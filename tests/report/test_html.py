@@ -94,3 +94,10 @@ def test_a_target_without_latency_is_drawn_by_ram(on_mcu):
     answer = page[page.index("<main>") : page.index("Everything tried")]
     assert "arena: 30.9 KB head + 7.00 KB persistent" in answer and "latency per image" not in answer
     assert "<th>RAM</th>" in answer and "x 0.31" in answer
+
+
+def test_failed_recipes_stand_below_the_sorted_rows(failing):
+    failure = failing.failures[0]
+    table = re.search(r'<table class="results">.*?</table>', without_bundle(html.render(failing)), re.S)[0]
+    rows = table[table.index('<tbody class="failed">') :]
+    assert failure.recipe in unescape(rows) and failure.error in unescape(rows) and "<b>" not in rows
