@@ -13,9 +13,11 @@ from dataclasses import replace
 
 from dlmo import __version__
 from dlmo.errors import UserError, one_line
+from dlmo.measure.targets import Target
 from dlmo.progress import SilentProgress
 from dlmo.study.graph import Task
 from dlmo.study.stages import Workspace
+from dlmo.study.store import Store
 
 _RAY_CLIENT_PORT = 10001
 # The first answer must come within so many seconds.
@@ -123,7 +125,7 @@ def _greet(address: str, workspace: Workspace) -> list[dict]:
     here = (__version__, workspace.store.identity())
     answers = [
         greeting.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-            workspace.store
+            workspace.store, workspace.target
         )
         for node in nodes
     ]
@@ -140,8 +142,9 @@ def _greet(address: str, workspace: Workspace) -> list[dict]:
     return nodes
 
 
-def _greeting(store) -> tuple[str, str]:
-    """What a node answers: its version of dlmo and its store's identity."""
+def _greeting(store: Store, target: Target) -> tuple[str, str]:
+    """What a node answers: its version of dlmo and its store's identity. Raises UserError where the target fails."""
+    target.check()
     return __version__, store.identity()
 
 
