@@ -121,7 +121,7 @@ def _greet(address: str, workspace: Workspace) -> list[dict]:
     nodes = [node for node in ray.nodes() if node["Alive"] and _cores(node)]
     if not nodes:
         raise UserError(f"--cluster {address}: it has no processors")
-    greeting = ray.remote(_greeting).options(num_cpus=0, max_retries=0)
+    greeting = ray.remote(num_cpus=0, max_retries=0)(_greeting)
     here = (__version__, workspace.store.identity())
     answers = [
         greeting.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
@@ -158,24 +158,24 @@ def _submit(workspace: Workspace, tasks: Sequence[Task], nodes: list[dict]) -> d
 
     shared = ray.put(replace(workspace, progress=SilentProgress()))
     first_trainings = sum(task.trains and not task.needs for task in tasks)
-    cores = min(sum(map(_cores, nodes)) // max(1, first_trainings), min(map(_cores, nodes)))
+    cores = max(1, min(sum(map(_cores, nodes)) // max(1, first_trainings), *map(_cores, nodes)))
     gpus = min(1, max(node["Resources"].get("GPU", 0) for node in nodes))
-    make = ray.remote(_make).options(max_retries=_RETRIES, scheduling_strategy="SPREAD")
-    training, other = make.options(num_cpus=max(1, cores), num_gpus=gpus), make.options(num_cpus=1)
+    make = ray.remote(num_cpus=1, max_retries=_RETRIES, scheduling_strategy="SPREAD")(_make)
+    training = make.options(num_cpus=cores, num_gpus=gpus)
     references: dict[str, object] = {}
     chains = _chains(tasks)
     for task in sorted(tasks, key=lambda task: -chains[task.key]):
-        kind, needs = (training if task.trains else other), [references[need] for need in task.needs]
-        references[task.key] = kind.remote(shared, task, max(1, cores) if task.trains else 1, *needs)
+        kind, threads = (training, cores) if task.trains else (make, 1)
+        references[task.key] = kind.remote(shared, task, threads, *(references[need] for need in task.needs))
     by_key = {task.key: task for task in tasks}
     return {reference: by_key[key] for key, reference in references.items()}
 
 
-def _make(workspace: Workspace, task: Task, cores: int, *needed: None) -> None:
+def _make(workspace: Workspace, task: Task, threads: int, *needed: None) -> None:
     """One task, in a worker. needed: what the tasks it needs returned; Ray waits for them."""
     import torch
 
-    torch.set_num_threads(cores)
+    torch.set_num_threads(threads)
     task.make(workspace)
 
 

@@ -19,7 +19,7 @@ from dlmo.errors import UserError, one_line
 from dlmo.study.store import Store, cache_folder, key_of
 
 # The first answer of a URL must come within so many seconds. Later requests have the time their library gives them.
-_REACHED_WITHIN = 12
+_REACHED_WITHIN = 10
 # Where an object is there whole or not at all. Elsewhere it is written under another name and moved.
 _PUT_WHOLE = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"}
 
