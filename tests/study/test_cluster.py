@@ -24,11 +24,14 @@ def start_cluster(folder):
     """Two nodes of one core, each with a cache folder of its own, as two machines have."""
     from ray.cluster_utils import Cluster
 
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     started = Cluster()
     for name in ("first", "second"):
+        # Without what a test does not need, so that it starts on a busy machine.
         started.add_node(
-            num_cpus=1, include_dashboard=False, env_vars={"XDG_CACHE_HOME": str(folder / name), "OMP_NUM_THREADS": "1"}
-        )
+            num_cpus=1, include_dashboard=False, no_monitor=True, include_log_monitor=False,
+            env_vars={"XDG_CACHE_HOME": str(folder / name), "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
     return started
 
 

@@ -173,9 +173,10 @@ def _submit(workspace: Workspace, tasks: Sequence[Task], nodes: list[dict]) -> d
 
 def _make(workspace: Workspace, task: Task, threads: int, *needed: None) -> None:
     """One task, in a worker. needed: what the tasks it needs returned; Ray waits for them."""
-    import torch
+    if task.trains:
+        import torch
 
-    torch.set_num_threads(threads)
+        torch.set_num_threads(threads)
     task.make(workspace)
 
 
