@@ -30,5 +30,5 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
-	$(PIP) install -q -c constraints.txt -e '.[mcu,npu,mlflow,tensorboard]' pytest ruff
+	$(PIP) install -q -c constraints.txt -e '.[mcu,npu,mlflow,tensorboard,cluster,remote]' 'moto[server]' pytest ruff
 	touch $@

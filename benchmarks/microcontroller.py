@@ -23,7 +23,7 @@ from dlmo.runtimes.tflm import interpreter as tflm
 from dlmo.strategy.plan import augmentation_for, class_weights_for, schedules
 from dlmo.study.recipe import parse
 from dlmo.study.stages import Workspace, make_artifact
-from dlmo.study.store import Store, default_root
+from dlmo.study.store import open_store
 
 NETWORKS = ("resnet20", "mobilenet_v1", "mobilenet_v2@0.5", "wide_resnet_16_1")
 
@@ -50,7 +50,7 @@ def main() -> None:
     arguments = parser.parse_args()
     data = load(arguments.source)
     weights = class_weights_for(data)
-    workspace = Workspace(data, Store(default_root()), augmentation_for(data), weights, "auto", TerminalProgress())
+    workspace = Workspace(data, open_store(), augmentation_for(data), weights, "auto", TerminalProgress())
     plan = schedules(len(data.train), min(data.input_shape[:2]), arguments.epochs)
     images, labels = data.test.images[: arguments.images], data.test.labels[: arguments.images]
     print(f"{data.name}: {len(data.train):,} training images, {arguments.epochs} epochs, {len(images):,} test images")

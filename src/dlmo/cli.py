@@ -46,6 +46,13 @@ Target = Annotated[
         help="where the model shall run: cpu; mcu (TensorFlow Lite Micro); npu[:ACCELERATOR] (Arm Ethos-U, estimated)"
     ),
 ]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="make the stages on a Ray cluster: HOST:PORT, ray://HOST:PORT, auto, or local[:CORES]",
+    ),
+]
 Labels = Annotated[Path | None, typer.Option(help="file with one class name a line, in the order of the outputs")]
 Mean = Annotated[
     str | None,
@@ -74,6 +81,8 @@ OwnModel = Annotated[
 ]
 # What shells call a command that Ctrl-C ended; typer turns a KeyboardInterrupt into it.
 _INTERRUPTED = 130
+# Everything was written, but some recipes failed.
+_SOME_FAILED = 4
 
 Track = Annotated[
     list[str] | None,
@@ -123,6 +132,7 @@ def optimize(
     stem: Stem = "auto",
     seed: Seed = 0,
     track: Track = None,
+    cluster: Cluster = None,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
@@ -133,7 +143,7 @@ def optimize(
 
     options = Options(
         time=time, epochs=epochs, threads=threads, seeds=(seed,), input_size=input_size, group_by=group_by,
-        stem=stem, target=target, out=out, track=tuple(track or ()),
+        stem=stem, target=target, out=out, track=tuple(track or ()), cluster=cluster,
     )  # fmt: skip
     code = 0
     try:
@@ -142,6 +152,7 @@ def optimize(
             min_accuracy=min_accuracy, max_drop=max_drop, network=network or (), model=model, mean=mean,
             std=std, channel_order=channel_order, options=options, progress=_progress(),
         )  # fmt: skip
+        code = _SOME_FAILED if run.failures else 0
     except BudgetError as error:
         run, code = error.run, 3
     _print_run(run, out, as_json)
@@ -184,6 +195,7 @@ def study(
         typer.Option("--train-only", help="stop when all is trained; needs no runtime, see docs/training-elsewhere.md"),
     ] = False,
     track: Track = None,
+    cluster: Cluster = None,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
@@ -195,7 +207,7 @@ def study(
 
     options = Options(
         time=time, epochs=epochs, threads=threads, seeds=tuple(range(seeds)), input_size=input_size,
-        group_by=group_by, stem=stem, target=target, out=out, track=tuple(track or ()),
+        group_by=group_by, stem=stem, target=target, out=out, track=tuple(track or ()), cluster=cluster,
     )  # fmt: skip
     if source in ("paper", "paper-kd"):
         if recipe:
@@ -208,6 +220,7 @@ def study(
             return
         found = study_paper(data, **grid, progress=_progress())
         _print_paper(found, out, as_json)
+        _exit_if_some_failed(*found.runs.values())
         return
     if data is not None:
         raise UserError("--data belongs to `dlmo study paper`; write the place into the source, as in cifar10:DIR")
@@ -217,8 +230,9 @@ def study(
     )  # fmt: skip
     if train_only:
         _print_trained(found, as_json)
-    else:
-        _print_run(found, out, as_json)
+        return
+    _print_run(found, out, as_json)
+    _exit_if_some_failed(found)
 
 
 @app.command()
@@ -262,6 +276,7 @@ def compress(
         options=options, progress=_progress(),
     )  # fmt: skip
     _print_run(run, out, as_json)
+    _exit_if_some_failed(run)
 
 
 @app.command()
@@ -484,6 +499,11 @@ def _print_run(run, out: Path | None, as_json: bool) -> None:
     print_run(run, _console())
     if out is not None:
         print(f"\nmodel: {out / 'model.tflite'}\nreport: {out / 'report.html'}")
+
+
+def _exit_if_some_failed(*runs) -> None:
+    if any(run.failures for run in runs):
+        raise typer.Exit(_SOME_FAILED)
 
 
 def _print_paper(found, out: Path | None, as_json: bool) -> None:

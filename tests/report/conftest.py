@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dlmo.measure.statistics import wilson_interval
-from dlmo.study.results import Choice, Mistake, Result, Run, Rung, Search, StepWorth, Trial
+from dlmo.study.results import Choice, Failure, Mistake, Result, Run, Rung, Search, StepWorth, Trial
 from dlmo.training.curve import Epoch
 
 # Name, float size in bytes, accuracy, latency of the float file in ms, parameters, multiply-adds.
@@ -213,6 +213,13 @@ def no_choice(run: Run) -> Run:
         "wide_resnet_16_1@0.25 > qat > int8: 84.3 % accuracy is 5.7 points under the asked 90 %",
     )
     return replace(run, choice=None, nearest=nearest, budget={"max_size": "100 KB", "min_accuracy": "90 %"})
+
+
+@pytest.fixture
+def failing(run: Run) -> Run:
+    """One recipe of the run failed."""
+    error = "RuntimeError: shape '[3, 3]' is invalid <b>for</b> input of size 27"
+    return replace(run, failures=(Failure("resnet20 > kd > int8", "KD+FIQ", "resnet20", 0, error),))
 
 
 @pytest.fixture

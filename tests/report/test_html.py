@@ -113,3 +113,10 @@ def test_the_search_shows_every_recipe(searched):
     part = page[page.index("The search") : page.index("Which classes get mixed up")]
     for trial in searched.search.trials:
         assert trial.recipe in part and trial.refused in part
+
+
+def test_failed_recipes_stand_below_the_sorted_rows(failing):
+    failure = failing.failures[0]
+    table = re.search(r'<table class="results">.*?</table>', without_bundle(html.render(failing)), re.S)[0]
+    rows = table[table.index('<tbody class="failed">') :]
+    assert failure.recipe in unescape(rows) and failure.error in unescape(rows) and "<b>" not in rows

@@ -178,3 +178,13 @@ def test_a_target_without_latency_shows_its_arena_instead(on_mcu):
     assert "x 0.31" in text and "ms p50" not in text
     assert all(len(line) <= 80 for line in text.splitlines())
     assert run_of(json.loads(json.dumps(on_mcu.to_json()))).results == on_mcu.results
+
+
+def test_failed_recipes_stand_in_the_table_and_say_why(failing):
+    text = printed(failing)
+    assert all(len(line) <= 80 for line in text.splitlines())
+    row = next(line for line in text.splitlines() if line.startswith("!"))
+    assert row.split() == ["!", "resnet20", "KD+FIQ", "failed"]
+    assert failing.failures[0].error in " ".join(text.split())
+    again = run_of(json.loads(json.dumps(failing.to_json())))
+    assert again.failures == failing.failures

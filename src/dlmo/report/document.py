@@ -3,7 +3,7 @@
 from dataclasses import fields
 
 from dlmo.errors import UserError
-from dlmo.study.results import Choice, Result, Run, Rung, Search, StepWorth, Trial
+from dlmo.study.results import Choice, Failure, Result, Run, Rung, Search, StepWorth, Trial
 
 
 def run_of(document: dict) -> Run:
@@ -26,6 +26,7 @@ def run_of(document: dict) -> Run:
             confusion=(),
             mistakes=(),
             search=_search(document["search"]) if document.get("search") else None,
+            failures=tuple(Failure(**failure) for failure in document.get("failures", ())),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"results.json was not written by this version of dlmo ({error}); run dlmo again") from None

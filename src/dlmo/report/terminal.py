@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 CHOSEN = ">"  # plain characters: they survive every terminal, font and log file
 FRONT = "*"
+FAILED = "!"
 
 
 def print_trained(found: TrainedOnly, console: Console) -> None:
@@ -46,6 +47,9 @@ def print_run(run: Run, console: Console) -> None:
         console.print()
         console.print(results_table(run))
         _say(console, _legend(run), "dim")
+    if run.failures:
+        _heading(console, "Failed", "bold red")
+        _print_list(console, tuple(wording.failed(failure) for failure in run.failures))
     if run.choice:
         _print_choice(run.choice, run.target, console)
     if run.nearest:
@@ -132,6 +136,9 @@ def results_table(run: Run) -> Table:
             _latency(result) if by_latency else wording.kilobytes(result.ram_bytes),
             style="bold green" if result == chosen else None,
         )
+    for failure in run.failures:
+        seed = [str(failure.seed)] if several_seeds else []
+        table.add_row(FAILED, Text(failure.network), Text(failure.setup), *seed, "", "failed", "", style="red")
     return table
 
 
@@ -154,6 +161,7 @@ def _legend(run: Run) -> str:
     chosen = f"{CHOSEN} chosen   " if run.choice else ""
     cost = wording.running_cost(run)
     lines = [
+        *([f"{FAILED} failed: see below"] if run.failures else []),
         f"{chosen}{FRONT} best trade: nothing tried beats both its accuracy on validation",
         f"  images and its size, or both that accuracy and its {'latency' if cost == 'latency_ms' else 'RAM'}",
         f"size: the .tflite file, 1 KB = {wording.KB:,} bytes; accuracy: on {wording.test_images(run)} test images",

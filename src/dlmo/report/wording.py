@@ -2,7 +2,7 @@
 
 import math
 
-from dlmo.study.results import Result, Run, Rung, Search, pareto_front
+from dlmo.study.results import Failure, Result, Run, Rung, Search, pareto_front
 
 KB = 1000
 NOT_KNOWN = "-"
@@ -89,6 +89,10 @@ def duration(seconds: float) -> str:
 
 def threads(number: int) -> str:
     return f"{number} thread" if number == 1 else f"{number} threads"
+
+
+def failed(failure: Failure) -> str:
+    return f"{failure.recipe}, seed {failure.seed}: {failure.error}"
 
 
 def by_network(run: Run) -> list[Result]:

@@ -7,6 +7,7 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,11 +33,12 @@ from dlmo.strategy.plan import (
 )
 from dlmo.strategy.search import Found, Terms, search
 from dlmo.strategy.space import Space
+from dlmo.study.graph import file_task
 from dlmo.study.recipe import Float32, Qat, Recipe, parse
 from dlmo.study.results import Choice, Result, Run
-from dlmo.study.run import Outcome, comparer, run_recipes
+from dlmo.study.run import Cluster, Outcome, comparer, make_recipes, run_recipes
 from dlmo.study.stages import Workspace, check_teaching, make_artifact, scores
-from dlmo.study.store import Store, default_root
+from dlmo.study.store import open_store
 from dlmo.tracking.follow import Tracked
 from dlmo.tracking.work import Work, work_of
 
@@ -55,7 +57,8 @@ _SHORT_SHARE = 0.2
 @dataclass(frozen=True)
 class Options:
     """What all jobs share. time: a duration such as "10m", None leaves it to the job; epochs overrides it; out: None
-    writes nothing; store: None is the user's (see study.store.default_root); track: see `dlmo.tracking`."""
+    writes nothing; store: a folder or URL, None is the user's (see study.store.open_store); track: see
+    `dlmo.tracking`; cluster: address of the Ray cluster that makes the stages, None makes them in this process."""
 
     time: str | None = None
     epochs: int | None = None
@@ -68,6 +71,7 @@ class Options:
     out: str | Path | None = None
     store: str | Path | None = None
     track: tuple[str, ...] = ()
+    cluster: str | None = None
 
     @property
     def folder(self) -> Path | None:
@@ -145,7 +149,7 @@ def prepare(source: str | Path, job: Job, options: Options, progress: Progress, 
 
         check_writable(options.folder)
     trackers = tracking.find(options.track)
-    store = Store(Path(options.store).expanduser() if options.store else default_root())
+    store = open_store(options.store)
     own = job.own
     with progress.stage(f"read {source}") as update:
         dataset = load(
@@ -204,13 +208,21 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
         return _refused(job, options, ready, out_of_reach)
     planned = plan_job(ready, job, options)
     plan, recipes, plans, searched = planned.plan, planned.recipes, planned.plan.networks, None
-    expected = remaining_seconds(workspace, recipes, plans, seeds)
-    with progress.total(max(expected, ready.seconds) if space else expected), planned.tracked.following():
+    cluster = _cluster(options)
+    # A cluster tells its own time left, which depends on its size.
+    expected = None if cluster else remaining_seconds(workspace, recipes, plans, seeds)
+    if space is not None:
+        expected = max(expected or 0.0, ready.seconds)
+    with progress.total(expected), planned.tracked.following():
         if space is not None:
-            found = _search(workspace, space, job, options, plan, recipes, ready.seconds, begun)
+            failed = make_recipes(workspace, recipes, plans, seeds, cluster)
+            made = [recipe for recipe in recipes if file_task(recipe, seeds[0]) not in failed]
+            found = _search(workspace, space, job, options, plan, made, ready.seconds, begun)
             known, plans, searched = set(map(str, recipes)), found.plans | plans, found.search
             recipes = [*recipes, *(recipe for recipe in found.recipes if str(recipe) not in known)]
-        outcomes, curves = run_recipes(workspace, recipes, plans, seeds, options.threads)
+        outcomes, failures, curves = run_recipes(
+            workspace, recipes, plans, seeds, options.threads, needed=job.given, cluster=cluster
+        )
     choice, best = _choose(job, outcomes, dataset)
     results = tuple(outcome.result for outcome in outcomes)
     run = Run(
@@ -229,6 +241,7 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
         mistakes=mistakes_of(best.test_scores, dataset),
         curves=curves,
         layers=_layers(best, outcomes, dataset),
+        failures=tuple(failures),
     )
     planned.tracked.finish(run, outcomes)
     if options.folder is not None:
@@ -260,16 +273,16 @@ def _search(
     seconds: float,
     begun: float,
 ) -> Found:
-    """Train what is planned, whose networks may become teachers, and search in what is left of the time.
+    """Search in what is left of the time. planned: was made already; its networks may become teachers.
 
     seconds: allowed for the whole job, which began at `begun`, by time.monotonic().
     """
     (seed,) = options.seeds
     plain = {}
     for recipe in planned:
-        content = make_artifact(workspace, recipe, plan.networks[recipe.network], seed).content()
         if recipe.steps == (Float32(),):
-            right = accuracy(scores(workspace, content, "validation"), workspace.dataset.validation.labels)
+            content = make_artifact(workspace, recipe, plan.networks[recipe.network], seed).content()
+            right = accuracy(scores(workspace, content, "validation", str(recipe)), workspace.dataset.validation.labels)
             plain[recipe.network] = right.value
     to_measure = (len(planned) + _MEASURED_FILES) * _SECONDS_TO_MEASURE
     short = round(_SHORT_SHARE * full_epochs(len(workspace.dataset.train)))
@@ -339,6 +352,19 @@ def _check(options: Options, recipes: list[Recipe]) -> None:
             raise UserError(f"--seed {seed}: give a number from 0 to {_LARGEST_SEED:,}")
     for recipe in recipes:
         legality.check(recipe, options.target)
+    if options.cluster is not None:
+        from dlmo.study.cluster import check
+
+        check(options.cluster)
+
+
+def _cluster(options: Options) -> Cluster | None:
+    """What makes the stages elsewhere, if asked for."""
+    if options.cluster is None:
+        return None
+    from dlmo.study.cluster import make_on
+
+    return partial(make_on, options.cluster)
 
 
 def given_options(options: Options) -> dict[str, object]:

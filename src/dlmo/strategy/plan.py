@@ -219,7 +219,7 @@ def remaining_trainings(
         for seed in seeds
         for recipe in recipes
         for training in trainings_of(workspace, recipe, plans[recipe.network], seed)
-        if workspace.store.finished(training.stage, training.key) is None
+        if not workspace.store.has(training.stage, training.key)
     }
 
 

@@ -233,7 +233,7 @@ class _Searcher:
         return make_artifact(self._workspace, recipe, self._plan(recipe, epochs), self._terms.seed)
 
     def _validation(self, content: bytes) -> float:
-        right = scores(self._workspace, content, "validation")
+        right = scores(self._workspace, content, "validation", "a file")
         return accuracy(right, self._workspace.dataset.validation.labels).value
 
     def _rungs(self, recipe: Recipe) -> list[Recipe]:

@@ -71,6 +71,17 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """A recipe without a result; error: why, in one line."""
+
+    recipe: str
+    setup: str
+    network: str
+    seed: int
+    error: str
+
+
+@dataclass(frozen=True)
 class Repair:
     """Which rung of study.int8_repair was taken, and what each tried one lost against the float file.
 
@@ -204,6 +215,7 @@ class Run:
     for; `nearest` then says what each near candidate lacks. confusion: test counts, classes x classes, rows are
     the truth, for the chosen (else the most accurate) result. curves: training curve per trained stage. layers: that
     result's operators against its float file, None where it is that file itself. search: None where there was none.
+    failures: recipes without a result.
     """
 
     title: str
@@ -221,6 +233,7 @@ class Run:
     curves: dict[str, tuple[Epoch, ...]] = field(default_factory=dict)
     layers: "Inspection | None" = None
     search: Search | None = None
+    failures: tuple[Failure, ...] = ()
 
     def to_json(self) -> dict:
         """The document of the contract's results.json."""
@@ -234,16 +247,17 @@ class Run:
             "notes": list(self.notes),
             "search": asdict(self.search) if self.search else None,
             "results": [asdict(result) for result in self.results],
+            "failures": [asdict(failure) for failure in self.failures],
         }
 
     def to_csv(self) -> str:
-        """One line per result, columns as in results.json."""
+        """One line per result, columns as in results.json; then the recipes that failed, with their `error`."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         names = [entry.name for entry in fields(Result)]
-        writer.writerow(names)
-        for result in self.results:
-            writer.writerow([csv_cell(getattr(result, name)) for name in names])
+        writer.writerow([*names, "error"])
+        for row in (*self.results, *self.failures):
+            writer.writerow([csv_cell(getattr(row, name, "")) for name in (*names, "error")])
         return text.getvalue()
 
 

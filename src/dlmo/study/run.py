@@ -6,13 +6,18 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from dlmo.data.dataset import Dataset
+from dlmo.errors import one_line
 from dlmo.measure.accuracy import accuracy, right_answers
 from dlmo.measure.size import compressed_bytes
 from dlmo.measure.statistics import PairedTest, paired_test
+from dlmo.study.graph import Task, file_task, make_here, tasks_of
 from dlmo.study.recipe import Recipe
-from dlmo.study.results import Result
-from dlmo.study.stages import Artifact, NetworkPlan, Workspace, has_scores, make_artifact, scores
+from dlmo.study.results import Failure, Result
+from dlmo.study.stages import Artifact, NetworkPlan, Workspace, make_artifact, scores
 from dlmo.training.curve import Epoch
+
+# Makes tasks elsewhere; returns those that failed, and why.
+Cluster = Callable[[Workspace, Sequence[Task]], dict[str, Exception]]
 
 
 @dataclass(frozen=True)
@@ -24,27 +29,58 @@ class Outcome:
     test_scores: np.ndarray
 
 
+def make_recipes(
+    workspace: Workspace,
+    recipes: Sequence[Recipe],
+    plans: dict[str, NetworkPlan],
+    seeds: Sequence[int],
+    cluster: Cluster | None,
+) -> dict[str, Exception]:
+    """Train, convert and score everything that the store lacks; returns the tasks that failed, and why."""
+    tasks = tasks_of(workspace, _with_seeds(recipes, seeds), plans)
+    return make_here(workspace, tasks, cluster(workspace, tasks) if cluster else None)
+
+
+def _with_seeds(recipes: Sequence[Recipe], seeds: Sequence[int]) -> list[tuple[Recipe, int]]:
+    return [(recipe, seed) for seed in seeds for recipe in recipes]
+
+
 def run_recipes(
     workspace: Workspace,
     recipes: Sequence[Recipe],
     plans: dict[str, NetworkPlan],
     seeds: Sequence[int],
     threads: int,
-) -> tuple[list[Outcome], dict[str, tuple[Epoch, ...]]]:
+    *,
+    needed: Recipe | None = None,
+    cluster: Cluster | None = None,
+) -> tuple[list[Outcome], list[Failure], dict[str, tuple[Epoch, ...]]]:
     """Train and convert everything, then measure everything on the workspace's target.
 
-    Returns outcomes and the training curves by title.
+    Returns outcomes, the recipes that failed, and the training curves by title. Raises the first error if all
+    recipes fail, or `needed`. cluster: makes the stages first; what it leaves out is made here.
 
     What the target measures comes last, when nothing else runs, with all files at hand to take turns.
     """
     from dlmo.runtimes.litert import flatbuffer
 
+    errors = make_recipes(workspace, recipes, plans, seeds, cluster)
     made: list[tuple[Recipe, int, Artifact]] = []
-    for seed in seeds:
-        for recipe in recipes:
+    failures = []
+    for recipe, seed in _with_seeds(recipes, seeds):
+        error = errors.get(file_task(recipe, seed))
+        if error is None:
             made.append((recipe, seed, make_artifact(workspace, recipe, plans[recipe.network], seed)))
+            continue
+        if recipe == needed:
+            raise error
+        failures.append(Failure(str(recipe), recipe.setup, recipe.network, seed, one_line(error)))
+    if not made:
+        raise next(iter(errors.values()))
     contents = [artifact.content() for _, _, artifact in made]
-    validation, test = (_score_all(workspace, contents, split) for split in ("validation", "test"))
+    validation, test = (
+        [scores(workspace, content, split, "a file") for content in contents] for split in ("validation", "test")
+    )
     measured = workspace.target.measure(contents, threads, workspace.progress)
     outcomes = []
     for index, (recipe, seed, artifact) in enumerate(made):
@@ -78,7 +114,7 @@ def run_recipes(
             **asdict(measured[index]),
         )
         outcomes.append(Outcome(result, content, test[index]))
-    return outcomes, _curves(made)
+    return outcomes, failures, _curves(made)
 
 
 def file_name(recipe: Recipe, seed: int) -> str:
@@ -95,27 +131,6 @@ def comparer(outcomes: Sequence[Outcome], dataset: Dataset) -> Callable[[Result,
     """A paired test on the test images between two results of these outcomes."""
     right = {id(o.result): right_answers(o.test_scores, dataset.test.labels) for o in outcomes}
     return lambda first, second: paired_test(right[id(first)], right[id(second)])
-
-
-def _score_all(workspace: Workspace, contents: list[bytes], split: str) -> list[np.ndarray]:
-    from dlmo.runtimes.litert import flatbuffer
-
-    images = len(getattr(workspace.dataset, split))
-    expected = sum(
-        workspace.target.seconds_to_predict(images, flatbuffer.facts(content).macs)
-        for content in contents
-        if not has_scores(workspace, content, split)
-    )
-    with workspace.progress.stage(f"run {len(contents)} files on the {split} images", expected or None) as update:
-        found = []
-        for index, content in enumerate(contents):
-
-            def within(share: float, done: int = index) -> None:
-                update((done + share) / len(contents))
-
-            found.append(scores(workspace, content, split, within))
-            within(1)
-    return found
 
 
 def _curves(made: list[tuple[Recipe, int, Artifact]]) -> dict[str, tuple[Epoch, ...]]:

@@ -6,8 +6,9 @@ Each is a function from its inputs to a folder in the store; the key holds every
 import copy
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from dlmo.data.dataset import Dataset, Split
 from dlmo.measure.targets import Target
 from dlmo.measure.targets.host import Host
 from dlmo.networks.own import OwnNetwork
-from dlmo.progress import Progress, Update
+from dlmo.progress import Progress
 from dlmo.study.recipe import Int8, Kd, Mixed, Precision, Prune, PruneChannels, Qat, Recipe, Step
 from dlmo.study.results import Repair
 from dlmo.study.store import Store, key_of
@@ -142,44 +143,69 @@ def make_artifact(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed:
 
 def make_trained(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed: int) -> Trained:
     """Run every training stage of a recipe that the store does not hold yet."""
-    trained = train(workspace, recipe.network, plan, seed, recipe.kd)
-    for step in recipe.further_trainings:
-        trained = train_further(workspace, trained, step, plan, seed, recipe.kd)
+    return train_through(workspace, recipe.network, recipe.further_trainings, plan, seed, recipe.kd)
+
+
+def make_scores(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed: int) -> None:
+    """Run every stage of a recipe, its file's scores on validation and test images too."""
+    content = make_artifact(workspace, recipe, plan, seed).content()
+    for split_name in ("validation", "test"):
+        scores(workspace, content, split_name, str(recipe))
+
+
+def train_through(
+    workspace: Workspace, network: str, steps: Sequence[Step], plan: NetworkPlan, seed: int, kd: Kd | None
+) -> Trained:
+    """Train a network from scratch and then under one step after the other."""
+    trained = train(workspace, network, plan, seed, kd)
+    for step in steps:
+        trained = train_further(workspace, trained, step, plan, seed, kd)
     return trained
 
 
 @dataclass(frozen=True)
 class Expected:
-    """A training that a recipe needs: its stage, its key, and the seconds it should take. name: network and steps so
-    far, as in `resnet20 > prune(0.9)`."""
+    """A training that a recipe needs: its stage, its key, and the seconds it should take.
+
+    name: network and steps so far, as in `resnet20 > prune(0.9)`. make: trains it in a workspace, after what comes
+    before it, unless the store holds it.
+    """
 
     stage: str
     key: str
     seconds: float
     name: str
     seed: int
+    make: Callable[[Workspace], Trained]
 
 
 def trainings_of(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed: int) -> list[Expected]:
     """Each training of a recipe, its teacher's too, in order, without running anything."""
     network, kd = recipe.network, recipe.kd
     found: list[Expected] = []
+
+    def make(name: str, steps: Sequence[Step], seed: int, kd: Kd | None) -> Callable[[Workspace], Trained]:
+        return partial(train_through, network=name, steps=steps, plan=plan, seed=seed, kd=kd)
+
     if workspace.is_own(network):
         key = _train_key(workspace, network, plan, seed, kd)
-        found.append(Expected("import", key, 0.0, network, seed))
+        found.append(Expected("import", key, 0.0, network, seed, make(network, (), seed, kd)))
     else:
         taught = kd
         while taught is not None and (teacher := _teacher_training(taught, network, seed)) is not None:
             name, own_seed, taught = teacher
             seconds = plan.seconds_of(None, taught) if name == network else plan.teacher_training_seconds(name)
             key = _train_key(workspace, name, plan, own_seed, taught)
-            found.insert(0, Expected("train", key, seconds, _name(name, taught), own_seed))
+            trained = make(name, (), own_seed, taught)
+            found.insert(0, Expected("train", key, seconds, _name(name, taught), own_seed, trained))
         key = _train_key(workspace, network, plan, seed, kd)
-        found.append(Expected("train", key, plan.seconds_of(None, kd), _name(network, kd), seed))
-    for number, step in enumerate(recipe.further_trainings, 1):
+        seconds = plan.seconds_of(None, kd)
+        found.append(Expected("train", key, seconds, _name(network, kd), seed, make(network, (), seed, kd)))
+    steps = recipe.further_trainings
+    for count, step in enumerate(steps, 1):
         key = _technique_key(workspace, key, network, step, plan, seed, kd)
-        name = _name(network, kd, *recipe.further_trainings[:number])
-        found.append(Expected("technique", key, plan.seconds_of(step, kd), name, seed))
+        name, trained = _name(network, kd, *steps[:count]), make(network, steps[:count], seed, kd)
+        found.append(Expected("technique", key, plan.seconds_of(step, kd), name, seed, trained))
     return found
 
 
@@ -382,31 +408,30 @@ def _float_content(workspace: Workspace, trained: Trained, for_int8: bool) -> by
     return (workspace.store.stage("float", key, make) / "model.tflite").read_bytes()
 
 
-def scores(workspace: Workspace, content: bytes, split_name: str, progress: Update = lambda share: None) -> np.ndarray:
-    """The file's scores on a split (`validation` or `test`), float32 N x classes, by the target's real runtime."""
+def scores(workspace: Workspace, content: bytes, split_name: str, name: str) -> np.ndarray:
+    """The file's scores on a split (`validation` or `test`), float32 N x classes, by the target's real runtime.
+
+    name: what the progress shall call the file.
+    """
     split: Split = getattr(workspace.dataset, split_name)
 
     def make(folder: Path) -> None:
+        from dlmo.runtimes.litert import flatbuffer
+
+        expected = workspace.target.seconds_to_predict(len(split), flatbuffer.facts(content).macs)
+        with workspace.progress.stage(f"run {name} on the {split_name} images", expected) as update:
+            found = workspace.target.predict(content, split.images, update)
         with open(folder / "scores.npy", "wb") as file:
-            np.save(file, workspace.target.predict(content, split.images, progress))
+            np.save(file, found)
 
-    key = _scores_key(workspace, content, split_name)
-    return np.load(workspace.store.stage("scores", key, make) / "scores.npy")
-
-
-def has_scores(workspace: Workspace, content: bytes, split_name: str) -> bool:
-    """Whether the store holds these scores already."""
-    return workspace.store.finished("scores", _scores_key(workspace, content, split_name)) is not None
-
-
-def _scores_key(workspace: Workspace, content: bytes, split_name: str) -> str:
     inputs = {
         "content": hashlib.blake2b(content, digest_size=16).hexdigest(),
         "dataset": workspace.dataset.fingerprint,
         "split": split_name,
         "machine": workspace.target.identity(),
     }
-    return key_of("scores", _VERSIONS["scores"], inputs)
+    key = key_of("scores", _VERSIONS["scores"], inputs)
+    return np.load(workspace.store.stage("scores", key, make) / "scores.npy")
 
 
 def load_network(workspace: Workspace, trained: Trained):

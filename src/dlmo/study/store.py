@@ -5,17 +5,25 @@ import fcntl
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dlmo.errors import UserError
 
 
-def default_root() -> Path:
-    """DLMO_STORE, else the user's cache folder."""
-    chosen = os.environ.get("DLMO_STORE")
-    if chosen:
-        return Path(chosen).expanduser()
+def open_store(place: str | Path | None = None) -> "Store":
+    """The store at a folder or URL; None: at DLMO_STORE, else in the user's cache folder. Raises UserError."""
+    place = str(place or os.environ.get("DLMO_STORE", ""))
+    if "://" in place:
+        from dlmo.study.remote_store import open_remote
+
+        return open_remote(place)
+    return Store(Path(place).expanduser() if place else cache_folder())
+
+
+def cache_folder() -> Path:
+    """dlmo's part of the user's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dlmo"
 
 
@@ -29,7 +37,7 @@ class Store:
     """A folder of finished stages: `STAGE/KEY/`, and of unfinished ones: `unfinished/STAGE-KEY/`.
 
     A stage's folder appears under its key by one rename, complete; killed at any point, the next run finds either
-    a finished stage or its unfinished folder with the last checkpoint.
+    a finished stage or its unfinished folder with the last checkpoint. Pickled, it is opened anew where it arrives.
     """
 
     def __init__(self, root: Path) -> None:
@@ -41,6 +49,18 @@ class Store:
             raise UserError(f"cannot write the store {root}: {error.strerror}; set DLMO_STORE to a folder") from None
         if not os.access(root / "unfinished", os.W_OK):
             raise UserError(f"cannot write the store {root}; set DLMO_STORE to a folder you can write")
+
+    def __reduce__(self) -> tuple:
+        return Store, (self.root,)
+
+    def identity(self) -> str:
+        """What tells this store from any other, so that two machines can find out whether they share it."""
+        made = self.stage("identity", "store", lambda folder: (folder / "text").write_text(uuid.uuid4().hex))
+        return (made / "text").read_text()
+
+    def has(self, stage: str, key: str) -> bool:
+        """Whether a stage is finished."""
+        return self.finished(stage, key) is not None
 
     def finished(self, stage: str, key: str) -> Path | None:
         """The folder of a finished stage."""

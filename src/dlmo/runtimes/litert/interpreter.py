@@ -12,6 +12,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from dlmo.data.preprocessing import Normalization, to_input
 from dlmo.errors import UserError
+from dlmo.runtimes import cores
 
 _STDERR = threading.RLock()
 
@@ -210,12 +211,12 @@ def predict(
     normalization: Normalization | None = None,
     ran: Callable[[int], None] | None = None,
 ) -> np.ndarray:
-    """Scores of all images, float32 N x classes, on all cores (one single-threaded interpreter each).
+    """Scores of all images, float32 N x classes, on `workers` cores (one single-threaded interpreter each).
 
     Every image runs by itself at batch 1, as on a device, so results do not depend on `workers`. normalization:
     None takes the input's natural one. ran: told of every image done, by any thread.
     """
-    workers = max(1, min(workers or os.cpu_count() or 1, len(images) // 64 + 1))
+    workers = max(1, min(workers or cores(), len(images) // 64 + 1))
     parts = np.array_split(np.arange(len(images)), workers)
 
     def run(part: np.ndarray) -> np.ndarray:

@@ -3,7 +3,6 @@
 import importlib.metadata
 import importlib.util
 import json
-import os
 import re
 import select
 import signal
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dlmo.errors import UserError
+from dlmo.runtimes import cores
 
 # The slowest network here takes seconds for an image; a child silent for longer than this hangs.
 _PATIENCE_SECONDS = 120
@@ -57,12 +57,12 @@ def predict(
 ) -> np.ndarray:
     """Scores of all images as the device computes them, float32 N x classes.
 
-    images: uint8 N x H x W x C. The images are shared among `workers` child processes (default: one per core).
+    images: uint8 N x H x W x C. The images are shared among `workers` child processes (default: `runtimes.cores`).
     The kernels are the reference ones, some 1.3 ns per multiply-accumulate. Raises UserError where the runtime
     cannot run the file.
     """
     version()
-    workers = max(1, min(workers or os.cpu_count() or 1, len(images) // 16 + 1))
+    workers = max(1, min(workers or cores(), len(images) // 16 + 1))
     lock = threading.Lock()
     done = 0
 

@@ -1,0 +1,71 @@
+"""The stages of a study as tasks: each is made once, after those it needs, here or on a cluster."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from dlmo.study.recipe import Recipe
+from dlmo.study.stages import NetworkPlan, Workspace, make_scores, trainings_of
+
+# Converting, quantizing and running a file; a training tells its own time.
+_SECONDS_PER_FILE = 5.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is made in one go, into the workspace's store, unless it is there already.
+
+    key: its name in the study. needs: keys of the tasks it comes after. seconds: what it should take.
+    trains: whether it is a training.
+    """
+
+    key: str
+    needs: tuple[str, ...]
+    seconds: float
+    trains: bool
+    make: Callable[[Workspace], object]
+
+
+def tasks_of(
+    workspace: Workspace, recipes: Sequence[tuple[Recipe, int]], plans: Mapping[str, NetworkPlan]
+) -> list[Task]:
+    """The trainings of recipes with their seeds, each once, and a file with its scores for every recipe.
+
+    A task stands after those it needs.
+    """
+    tasks: dict[str, Task] = {}
+    for recipe, seed in recipes:
+        plan = plans[recipe.network]
+        needs: tuple[str, ...] = ()
+        for training in trainings_of(workspace, recipe, plan, seed):
+            tasks.setdefault(training.key, Task(training.key, needs, training.seconds, True, training.make))
+            needs = (training.key,)
+        key, make = file_task(recipe, seed), partial(make_scores, recipe=recipe, plan=plan, seed=seed)
+        tasks[key] = Task(key, needs, _SECONDS_PER_FILE, False, make)
+    return list(tasks.values())
+
+
+def file_task(recipe: Recipe, seed: int) -> str:
+    """The key of the task that makes a recipe's file and scores, its last one."""
+    return f"{recipe}, seed {seed}"
+
+
+def make_here(
+    workspace: Workspace, tasks: Sequence[Task], failed: Mapping[str, Exception] | None = None
+) -> dict[str, Exception]:
+    """Make one task after the other in this process. failed: tasks that failed elsewhere, and why.
+
+    Returns all that failed; what needs a failed task fails with it, the rest goes on.
+    """
+    errors = dict(failed or {})
+    for task in tasks:
+        if task.key in errors:
+            continue
+        try:
+            for need in task.needs:
+                if need in errors:
+                    raise errors[need]
+            task.make(workspace)
+        except Exception as error:
+            errors[task.key] = error
+    return errors

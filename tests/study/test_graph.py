@@ -1,0 +1,94 @@
+"""Tasks of recipes, and what becomes of the rest when one fails, in this process."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dlmo.errors import UserError
+from dlmo.strategy.plan import schedules
+from dlmo.study.graph import Task, file_task, make_here, tasks_of
+from dlmo.study.recipe import parse
+from dlmo.study.run import run_recipes
+from dlmo.study.store import Store
+
+NETWORK = "resnet8@0.25"
+PLAN = schedules(64, 8, 1)
+# No training can be quantization-aware: batches of no images.
+BROKEN = replace(PLAN, qat=replace(PLAN.qat, batch_size=0))
+
+
+@pytest.fixture
+def few(workspace, tmp_path):
+    """64 digits and a store of its own."""
+    data = workspace.dataset
+    count = np.arange(64)
+    small = {name: getattr(data, name).take(count) for name in ("train", "validation", "test")}
+    return replace(workspace, dataset=replace(data, **small, fingerprint="64 digits"), store=Store(tmp_path / "store"))
+
+
+def tasks(workspace, *texts, seeds=(0,)):
+    recipes = [(parse(f"{NETWORK} > {text}"), seed) for seed in seeds for text in texts]
+    return tasks_of(workspace, recipes, {NETWORK: PLAN})
+
+
+def test_a_task_stands_after_those_it_needs(few):
+    found = tasks(few, "kd(teacher=self, generations=2) > prune > int8", "qat > int8", seeds=(0, 1))
+    for position, task in enumerate(found):
+        assert set(task.needs) <= {before.key for before in found[:position]}
+    assert len({task.key for task in found}) == len(found)
+
+
+def test_trainings_are_shared_and_every_recipe_has_a_file(few):
+    found = tasks(few, "float32", "int8", "prune > float32", "prune > int8")
+    trainings = [task for task in found if task.trains]
+    assert [task.needs for task in trainings] == [(), (trainings[0].key,)]
+    files = [task for task in found if not task.trains]
+    assert [task.needs[0] for task in files] == [trainings[0].key] * 2 + [trainings[1].key] * 2
+    assert files[1].key == file_task(parse(f"{NETWORK} > int8"), 0)
+
+
+def test_a_teacher_comes_before_its_student(few):
+    plan = {NETWORK: replace(PLAN, teacher_seconds={"resnet8": 7.0})}
+    found = tasks_of(few, [(parse(f"{NETWORK} > kd(resnet8) > int8"), 3)], plan)
+    assert [len(task.needs) for task in found] == [0, 1, 1]
+    assert found[0].seconds == pytest.approx(7.0)
+
+
+def test_what_needs_a_failed_task_fails_with_it_and_the_rest_goes_on(few):
+    made = []
+    error = RuntimeError("no")
+
+    def stub(key, *needs, fails=False):
+        def make(workspace):
+            if fails:
+                raise error
+            made.append(key)
+
+        return Task(key, needs, 1.0, False, make)
+
+    chain = [stub("a"), stub("b", "a", fails=True), stub("c", "b"), stub("d", "a"), stub("e", "x")]
+    errors = make_here(few, chain, {"x": UserError("lost elsewhere")})
+    assert made == ["a", "d"]
+    assert errors["b"] is errors["c"] is error and str(errors["e"]) == "lost elsewhere"
+
+
+def test_interrupting_is_no_failure(few):
+    def interrupt(workspace):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_here(few, [Task("a", (), 1.0, False, interrupt)])
+
+
+def test_a_failing_recipe_is_told_and_the_others_have_results(few):
+    recipes = [parse(f"{NETWORK} > {text}") for text in ("float32", "qat > int8", "float16")]
+    outcomes, failures, curves = run_recipes(few, recipes, {NETWORK: BROKEN}, (0,), 1)
+    assert [outcome.result.setup for outcome in outcomes] == ["NQ", "F16"]
+    (failure,) = failures
+    assert (failure.recipe, failure.setup, failure.seed) == (str(recipes[1]), "QAT", 0)
+    assert failure.error == "ZeroDivisionError: integer division or modulo by zero"
+    with pytest.raises(ZeroDivisionError):
+        run_recipes(few, recipes, {NETWORK: BROKEN}, (0,), 1, needed=recipes[1])
+    with pytest.raises(ZeroDivisionError):
+        run_recipes(few, recipes[1:2], {NETWORK: BROKEN}, (0,), 1)
