@@ -34,8 +34,8 @@ def print_trained(found: TrainedOnly, console: Console) -> None:
     console.print(table)
     _say(
         console,
-        f"\nAll is trained, in {found.store}. Copy that folder to the machine that measures, set DLMO_STORE to the copy "
-        "there, and give the same command without --train-only.",
+        f"\nAll is trained, in {found.store}. Copy that folder to the machine that measures, set DLMO_STORE to the "
+        "copy there, and give the same command without --train-only.",
     )
 
 
