@@ -33,8 +33,11 @@ def print_trained(found: TrainedOnly, console: Console) -> None:
         numbers = str(t.seed), str(t.epochs), f"{t.seconds:.0f}", wording.percent(t.validation_accuracy)
         table.add_row(Text(f"{t.dataset}: {t.name}"), *numbers)
     console.print(table)
-    _say(console, f"\nAll is trained, in {found.store}. Copy that folder to the machine that measures, set DLMO_STORE")
-    _say(console, "to the copy there, and give the same command without --train-only.")
+    _say(
+        console,
+        f"\nAll is trained, in {found.store}. Copy that folder to the machine that measures, set DLMO_STORE to the "
+        "copy there, and give the same command without --train-only.",
+    )
 
 
 def print_run(run: Run, console: Console) -> None:
