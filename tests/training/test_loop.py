@@ -115,3 +115,15 @@ def test_layers_that_corrupt_memory_in_channels_last_train_in_contiguous_layout(
     layer = torch.nn.Sequential(torch.nn.Conv2d(inputs, 8, kernel, stride))
     assert (memory_format(layer, CPU) == torch.contiguous_format) == unsafe
     assert memory_format(layer, Device("cuda", None)) == torch.channels_last
+
+
+def test_grey_images_keep_the_layout_that_training_chose(digits, monkeypatch):
+    """One channel fits both layouts, and a network in the unsafe one is what crashed."""
+    seen = []
+    monkeypatch.setattr(loop, "memory_format", lambda network, device: torch.contiguous_format)
+    network = fresh()
+    first = next(module for module in network.modules() if isinstance(module, torch.nn.Conv2d))
+    first.register_forward_hook(lambda module, inputs, output: seen.append(output.is_contiguous()))
+    schedule = Schedule(1, batch_size=32, learning_rate=0.1, warmup=0.2)
+    loop.train(network, small(digits.train, 64), digits.validation.take(np.arange(1)), schedule, PLAIN, CPU, seed=0)
+    assert all(seen[:2]), "both batches of the training"
