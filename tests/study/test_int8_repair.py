@@ -52,8 +52,8 @@ def test_channels_that_no_common_scale_fits_are_equalized(lopsided, digits):
     judge = int8_repair.Judge(lopsided, digits)
     file, repair = int8_repair.repaired_int8(lopsided, digits, digits.train.images[:100], judge)
     assert repair.rung == "equalized channels"
-    assert min(lost for rung, lost in repair.lost.items() if rung != repair.rung) > 0.05
-    assert repair.lost[repair.rung] <= 0.005
+    assert min(lost for rung, lost in repair.lost.items() if rung != repair.rung) > 0.3
+    assert repair.lost[repair.rung] < 0.03
     assert judge.lost(file) == repair.lost[repair.rung]
     assert any("CONV_2D" in layer and "dB" in layer for layer in repair.layers)
 
