@@ -61,6 +61,9 @@ def charts(run: Run) -> dict[str, dict]:
         drawn["chart-latency"] = scatter(run, "latency_ms", "latency p50 in ms", 1)
     elif any(_plottable(result, "ram_bytes") for result in run.results):
         drawn["chart-ram"] = scatter(run, "ram_bytes", "RAM in KB", wording.KB)
+    for number, (name, there) in enumerate(wording.elsewhere(run), 2):
+        if any(_plottable(result, "latency_ms") for result in there.results):
+            drawn[f"chart-latency-{number}"] = scatter(there, "latency_ms", f"latency p50 in ms on {name}", 1)
     if any(run.curves.values()):
         drawn["chart-accuracy-curve"] = curve(run, "validation_accuracy", "validation accuracy in %", 100)
         drawn["chart-loss-curve"] = curve(run, "loss", "training loss", 1)

@@ -30,8 +30,9 @@ _LARGEST_SEED = 2**31 - 1
 
 @dataclass(frozen=True)
 class Options:
-    """What all jobs share. time: a duration such as "10m", None for full schedules; epochs overrides it; out: None
-    writes nothing; store: None is the user's (see study.store.default_root)."""
+    """What all jobs share. time: a duration such as "10m", None for full schedules; epochs overrides it; target: what
+    limits and choice are about; more_targets: further ones to measure on; out: None writes nothing; store: None is the
+    user's (see study.store.default_root)."""
 
     time: str | None = "10m"
     epochs: int | None = None
@@ -41,8 +42,13 @@ class Options:
     group_by: str | None = None
     stem: str = "auto"
     target: str = "cpu"
+    more_targets: tuple[str, ...] = ()
     out: str | Path | None = None
     store: str | Path | None = None
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return (self.target, *self.more_targets)
 
     @property
     def folder(self) -> Path | None:
@@ -82,7 +88,8 @@ class Finished:
 def run_job(source: str | Path, job: Job, options: Options, progress: Progress | None) -> Finished:
     """Read the data, plan, run every recipe, choose, and write the folder of `options.out`."""
     progress = progress or SilentProgress()
-    target = targets.find(options.target)
+    found = {name: targets.find(name) for name in options.targets}
+    target = found.pop(options.target)
     seconds = None if options.time is None else parse_duration("--time", options.time)
     _check(options, job.recipes_for(0))
     store = Store(Path(options.store).expanduser() if options.store else default_root())
@@ -100,8 +107,9 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
     for note in notes:
         progress.note(note)
     workspace = Workspace(
-        dataset, store, augmentation_for(dataset), class_weights_for(dataset), options.stem, progress, target, network
-    )
+        dataset, store, augmentation_for(dataset), class_weights_for(dataset), options.stem, progress, target, network,
+        found,
+    )  # fmt: skip
     recipes: dict[str, list[Recipe]] = {}
     for recipe in job.recipes_for(len(dataset.train)):
         if network is None or possible(recipe, network, job.strict):
@@ -127,7 +135,7 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
         results=results,
         choice=choice,
         nearest=nearest(results, job.budget) if job.budget and choice is None else (),
-        notes=(*notes, *plan.notes, *_handling_notes(workspace), *_repair_notes(results)),
+        notes=(*notes, *plan.notes, *_handling_notes(workspace), *_repair_notes(results), *_doubts(options, results)),
         classes=dataset.classes,
         confusion=tuple(map(tuple, confusion_matrix(best.test_scores, dataset.test.labels).tolist())),
         mistakes=mistakes_of(best.test_scores, dataset),
@@ -164,7 +172,8 @@ def _check(options: Options, recipes: list[Recipe]) -> None:
         if not 0 <= seed <= _LARGEST_SEED:
             raise UserError(f"--seed {seed}: give a number from 0 to {_LARGEST_SEED:,}")
     for recipe in recipes:
-        legality.check(recipe, options.target)
+        for target in options.targets:
+            legality.check(recipe, target)
     if options.folder is not None:
         check_writable(options.folder)
 
@@ -174,6 +183,8 @@ def given_options(options: Options) -> dict[str, object]:
     defaults = Options()
     names = ("time", "epochs", "threads", "input_size", "group_by", "stem", "target")
     given = {name: getattr(options, name) for name in names if getattr(options, name) != getattr(defaults, name)}
+    if options.more_targets:
+        given["target"] = list(options.targets)
     if options.seeds != defaults.seeds:
         given |= {"seed": options.seeds[0]} if len(options.seeds) == 1 else {"seeds": len(options.seeds)}
     return given
@@ -219,6 +230,17 @@ def _layers(best: Outcome, outcomes: Sequence[Outcome], dataset: Dataset) -> Ins
 
 def _repair_notes(results: Sequence[Result]) -> tuple[str, ...]:
     return tuple(f"{result.recipe}: int8 needed {result.repair}" for result in results if result.repair)
+
+
+def _doubts(options: Options, results: Sequence[Result]) -> tuple[str, ...]:
+    """What makes measurements of targets doubtful; with the recipes, where it is not all of them."""
+    notes = []
+    for name in dict.fromkeys(options.targets):
+        told = [(result.elsewhere.get(name, result).doubts, result.recipe) for result in results]
+        for doubt in dict.fromkeys(doubt for doubts, _ in told for doubt in doubts):
+            recipes = [recipe for doubts, recipe in told if doubt in doubts]
+            notes.append(f"{name}: {doubt}" + ("" if len(recipes) == len(results) else f" ({', '.join(recipes)})"))
+    return tuple(notes)
 
 
 def _describe(dataset: Dataset, command: str) -> dict:

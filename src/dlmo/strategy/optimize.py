@@ -51,16 +51,21 @@ def optimize(
     def every_recipe(images: int) -> list[Recipe]:
         return [for_setup(name, code) for name in named or default_networks(images) for code in SETUPS]
 
-    def recipes_for(images: int) -> list[Recipe]:
-        return legality.without_illegal(every_recipe(images), options.target)[0]
+    def legal(images: int) -> tuple[list[Recipe], tuple[str, ...]]:
+        """The recipes that every target can run, and notes on the others."""
+        recipes, notes = every_recipe(images), ()
+        for target in options.targets:
+            recipes, more = legality.without_illegal(recipes, target)
+            notes += more
+        return recipes, notes
 
     job = Job(
         command_line("optimize", [source], arguments),
-        recipes_for,
+        lambda images: legal(images)[0],
         all_networks=bool(named),
         budget=budget,
         own=own,
-        notes=legality.without_illegal(every_recipe(0), options.target)[1],
+        notes=legal(0)[1],
     )
     run = run_job(source, job, options, progress).run
     if run.choice is None:

@@ -49,8 +49,9 @@ def study_paper(
     from dlmo.data.cifar import CIFAR10, CIFAR100, find_release
 
     options = options or Options(time=None)
-    if options.target != "cpu":
-        raise UserError(f"--target {options.target}: the paper's grid compares latencies of this machine; leave it out")
+    if options.targets != ("cpu",):
+        named = " ".join(options.targets)
+        raise UserError(f"--target {named}: the paper's grid compares latencies of this machine; leave it out")
     chosen = [registry.canonical(name) for name in network] or list(published.NETWORKS)
     codes = [code for entry in setup for code in entry.split(",")] or list(published.SETUPS)
     unknown = [name for name in chosen if name not in published.NETWORKS]

@@ -15,6 +15,9 @@ from dlmo.study.results import Result
 from dlmo.study.stages import Artifact, NetworkPlan, Workspace, has_scores, make_artifact, scores
 from dlmo.training.curve import Epoch
 
+# For targets that compare their answers with this machine's.
+_GOLDEN_IMAGES = 32
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -32,7 +35,7 @@ def run_recipes(
     seeds: Sequence[int],
     threads: int,
 ) -> tuple[list[Outcome], dict[str, tuple[Epoch, ...]]]:
-    """Train and convert everything, then measure everything on the workspace's target.
+    """Train and convert everything, then measure everything on the workspace's targets, one after the other.
 
     Returns outcomes and the training curves by title.
 
@@ -44,7 +47,11 @@ def run_recipes(
             made.append((recipe, seed, make_artifact(workspace, recipe, plans[recipe.network], seed)))
     contents = [artifact.content() for _, _, artifact in made]
     validation, test = (_score_all(workspace, contents, split) for split in ("validation", "test"))
-    measured = workspace.target.measure(contents, threads, workspace.progress)
+    golden = workspace.dataset.validation.spread(_GOLDEN_IMAGES).images
+    measured, *others = [
+        target.measure(contents, threads, workspace.progress, golden)
+        for target in (workspace.target, *workspace.more_targets.values())
+    ]
     outcomes = []
     for index, (recipe, seed, artifact) in enumerate(made):
         content = contents[index]
@@ -74,6 +81,7 @@ def run_recipes(
             float_operators=facts.float_operators,
             artifact=file_name(recipe, seed),
             repair=repair.words() if (repair := artifact.repair()) else "",
+            elsewhere={name: other[index] for name, other in zip(workspace.more_targets, others)},
             **asdict(measured[index]),
         )
         outcomes.append(Outcome(result, content, test[index]))

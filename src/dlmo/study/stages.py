@@ -78,7 +78,9 @@ class NetworkPlan:
 
 @dataclass(frozen=True)
 class Workspace:
-    """What all stages of one study share. own: the user's network, which takes the place of one trained here."""
+    """What all stages of one study share. own: the user's network, which takes the place of one trained here.
+    more_targets: further ones to measure on, by the names the user gave them.
+    """
 
     dataset: Dataset
     store: Store
@@ -88,6 +90,7 @@ class Workspace:
     progress: Progress
     target: Target = Host()
     own: OwnNetwork | None = None
+    more_targets: Mapping[str, Target] = field(default_factory=dict)
 
     def is_own(self, network: str) -> bool:
         return self.own is not None and network == self.own.name

@@ -38,7 +38,9 @@ class Microcontroller:
     def seconds_to_predict(self, images: int, macs: int) -> float:
         return images * macs * _SECONDS_PER_MAC
 
-    def measure(self, contents: Sequence[bytes], threads: int, progress: Progress) -> list[Measured]:
+    def measure(
+        self, contents: Sequence[bytes], threads: int, progress: Progress, golden: np.ndarray
+    ) -> list[Measured]:
         found = []
         with progress.stage("count arena bytes") as update:
             for index, content in enumerate(contents):
