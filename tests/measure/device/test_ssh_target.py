@@ -1,0 +1,152 @@
+"""Target ssh: what a device measures, how its answers are compared, and runs on several targets."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from dlmo import networks
+from dlmo.errors import UserError
+from dlmo.measure.targets import find, ssh
+from dlmo.progress import SilentProgress
+from dlmo.runtimes.litert import flatbuffer, quantize
+from dlmo.runtimes.litert.convert import convert
+from dlmo.strategy.job import Options
+from dlmo.strategy.study import study
+from dlmo.techniques.fake_quantization import fold_batch_norm
+
+SHAPE = (16, 16, 1)
+RECIPES = ["resnet8@0.25 > float32", "resnet8@0.25 > int8"]
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (20, *SHAPE), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def files(images):
+    """The same network in float and in int8."""
+    torch.manual_seed(0)
+    network = networks.build("resnet8@0.25", classes=3, input_shape=SHAPE).eval()
+    content = convert(fold_batch_norm(network), SHAPE)
+    return [flatbuffer.shorten_names(file) for file in (content, quantize.static_int8(content, images))]
+
+
+def test_a_device_measures_as_this_machine_does(device, files, images):
+    target = find(device.target())
+    assert target.name == device.target() and target.tells_latency
+    assert target.identity() == find("cpu").identity(), "scores are this machine's"
+    found = target.measure(files, 2, SilentProgress(), images)
+    here = find("cpu").measure(files, 1, SilentProgress(), images)
+    for there, own in zip(found, here, strict=True):
+        assert (there.partitions, there.delegated) == (own.partitions, own.delegated)
+        assert 0 < there.latency_ms <= there.latency_p90_ms
+        assert there.latency_by_threads["2"] == there.latency_ms and "1" in there.latency_by_threads
+        assert there.ram_bytes > 0
+        assert there.latency_source == there.ram_source == "measured"
+        assert there.accuracy_source == "measured on this machine; 20 golden images answered the same by the device"
+        assert "ai-edge-litert" in there.device and "cores" in there.device
+
+
+def test_other_answers_and_throttling_are_told(device, files, images, monkeypatch):
+    real = ssh.ask
+
+    def lying(*arguments):
+        answer = real(*arguments)
+        answer["files"][1]["scores"] = [scores[::-1] for scores in answer["files"][1]["scores"]]
+        answer["slowed"] = ["vcgencmd: under-voltage"]
+        return answer
+
+    target = find(device.target())
+    monkeypatch.setattr(ssh, "ask", lying)
+    honest, other = target.measure(files, 1, SilentProgress(), images)
+    (slow,) = honest.doubts
+    assert "under-voltage" in slow
+    assert other.doubts[0] == slow and "golden images the same, scores differ" in other.doubts[1]
+    assert "the device answers" in other.accuracy_source
+
+
+def test_an_answer_that_makes_no_sense_is_one_line(device, files, images, monkeypatch):
+    target = find(device.target())
+    for answer in ({}, [], {"facts": 1}):
+        monkeypatch.setattr(ssh, "ask", lambda *arguments, answer=answer: answer)
+        with pytest.raises(UserError, match="no sensible answer"):
+            target.measure(files, 1, SilentProgress(), images)
+
+
+def test_a_file_that_the_device_cannot_run(device, images):
+    with pytest.raises(UserError) as caught:
+        find(device.target()).measure([b"nonsense"], 1, SilentProgress(), images)
+    assert "\n" not in str(caught.value) and "127.0.0.1" in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp("two") / "out"
+
+
+def test_a_study_on_two_targets(device, shared_store, out):
+    name = device.target()
+    options = Options(time=None, epochs=1, target="cpu", more_targets=(name,), out=out, store=shared_store)
+    run = study("digits", recipe=RECIPES, options=options)
+    assert run.target == "cpu" and run.further_targets == (name,)
+    for result in run.results:
+        assert result.elsewhere[name].latency_ms > 0 and result.device == ""
+    there = run.on(name)
+    assert there.results[0].latency_ms == run.results[0].elsewhere[name].latency_ms
+
+    document = json.loads((out / "results.json").read_text())
+    assert document["results"][0]["elsewhere"][name]["latency_ms"] == there.results[0].latency_ms
+    rows = list(csv.DictReader(io.StringIO((out / "results.csv").read_text())))
+    assert float(rows[0][f"latency_ms on {name}"]) == there.results[0].latency_ms
+    page = (out / "report.html").read_text()
+    assert 'id="chart-latency-2"' in page and f"p50 ms on {name}" in page
+    assert f"--target cpu --target '{name}'" in run.title
+
+
+def test_the_command_line_shows_both_and_the_stored_run_reads_the_same(device, shared_store, out):
+    done = dlmo("report", out)
+    assert "on 2" in done.stdout and "ai-edge-litert" in done.stdout
+    assert json.loads(dlmo("report", out, "--json").stdout)["results"][0]["elsewhere"]
+    chosen = json.loads(
+        dlmo(
+            "optimize", "digits", "--network", "resnet8@0.25", "--epochs", "1", "--service", "low", "--json",
+            "--target", device.target(), store=shared_store,
+        ).stdout
+    )["choice"]  # fmt: skip
+    assert chosen["latency_ms"] > 0 and "ai-edge-litert" in chosen["device"] and chosen["elsewhere"] == {}
+
+
+def test_devices_check_prints_what_is_there(device):
+    done = dlmo("devices", "check", device.target())
+    for word in ("processor", "ai-edge-litert", "memory", "temperature", "ready: --target"):
+        assert word in done.stdout
+    assert json.loads(dlmo("devices", "check", device.target(), "--json").stdout)["usable"] is True
+    done = dlmo("devices", "check", device.target("no-python-here"), code=2)
+    assert len(done.stderr.splitlines()) == 1 and "install Python" in done.stderr
+
+
+def test_a_device_that_cannot_be_reached_is_told_before_any_work(device, shared_store):
+    device.authorized_keys.write_text("")
+    done = dlmo(
+        "study", "digits", "--network", "resnet8@0.25", "--target", "cpu", "--target", device.target(),
+        store=shared_store, code=2,
+    )  # fmt: skip
+    (line,) = done.stderr.splitlines()
+    assert "refuses your key" in line
+
+
+def dlmo(*arguments, store="unused", code=0):
+    done = subprocess.run(
+        [sys.executable, "-m", "dlmo", *map(str, arguments)],
+        capture_output=True, text=True, env={**os.environ, "DLMO_STORE": str(store)}, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    return done
