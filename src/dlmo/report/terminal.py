@@ -221,6 +221,7 @@ def _choice_latency(result: Result, target: str) -> str:
         f", {wording.latency_words(result)} ({wording.threads(result.threads)}, {target}"
         f"{'' if result.latency_source == 'measured' else f', {result.latency_source}'})"
         + ("" if result.cycles is None else f", {result.delegated * 100:.0f} % of operators on the NPU")
+        + (f", {by_threads}" if (by_threads := wording.thread_latencies(result)) else "")
     )
 
 

@@ -110,6 +110,13 @@ def devices(run: Run) -> list[str]:
     return list(dict.fromkeys(result.device for result in run.results if result.device))
 
 
+def thread_latencies(result: Result) -> str:
+    """Medians with every number of threads: 12.1 ms with 1 thread, 6.93 ms with 2 threads; empty for only one."""
+    entries = sorted((int(count), value) for count, value in result.latency_by_threads.items())
+    words = [f"{milliseconds(value)} ms with {threads(count)}" for count, value in entries]
+    return ", ".join(words) if len(words) > 1 else ""
+
+
 def latencies_by_threads(run: Run) -> list[str]:
     """The numbers of threads that every result was measured with, fewest first; none where it was only one."""
     counts = [set(result.latency_by_threads) for result in run.results]

@@ -15,6 +15,7 @@ from dlmo import networks
 from dlmo.errors import UserError
 from dlmo.measure.targets import find, ssh
 from dlmo.progress import SilentProgress
+from dlmo.report.document import run_of
 from dlmo.runtimes.litert import flatbuffer, quantize
 from dlmo.runtimes.litert.convert import convert
 from dlmo.strategy.job import Options
@@ -87,20 +88,24 @@ def test_a_file_that_the_device_cannot_run(device, images):
     assert "\n" not in str(caught.value) and "127.0.0.1" in str(caught.value)
 
 
-@pytest.fixture(scope="module")
-def out(tmp_path_factory):
-    return tmp_path_factory.mktemp("two") / "out"
+@pytest.fixture
+def on_two(device, shared_store, tmp_path):
+    """A study on this machine and on the device, and its folder."""
+    options = Options(
+        time=None, epochs=1, target="cpu", more_targets=(device.target(),), out=tmp_path / "out", store=shared_store
+    )
+    return study("digits", recipe=RECIPES, options=options), tmp_path / "out"
 
 
-def test_a_study_on_two_targets(device, shared_store, out):
+def test_a_study_on_two_targets(device, on_two):
+    run, out = on_two
     name = device.target()
-    options = Options(time=None, epochs=1, target="cpu", more_targets=(name,), out=out, store=shared_store)
-    run = study("digits", recipe=RECIPES, options=options)
     assert run.target == "cpu" and run.further_targets == (name,)
     for result in run.results:
         assert result.elsewhere[name].latency_ms > 0 and result.device == ""
     there = run.on(name)
     assert there.results[0].latency_ms == run.results[0].elsewhere[name].latency_ms
+    assert f"--target cpu --target '{name}'" in run.title
 
     document = json.loads((out / "results.json").read_text())
     assert document["results"][0]["elsewhere"][name]["latency_ms"] == there.results[0].latency_ms
@@ -108,20 +113,19 @@ def test_a_study_on_two_targets(device, shared_store, out):
     assert float(rows[0][f"latency_ms on {name}"]) == there.results[0].latency_ms
     page = (out / "report.html").read_text()
     assert 'id="chart-latency-2"' in page and f"p50 ms on {name}" in page
-    assert f"--target cpu --target '{name}'" in run.title
-
-
-def test_the_command_line_shows_both_and_the_stored_run_reads_the_same(device, shared_store, out):
     done = dlmo("report", out)
     assert "on 2" in done.stdout and "ai-edge-litert" in done.stdout
-    assert json.loads(dlmo("report", out, "--json").stdout)["results"][0]["elsewhere"]
-    chosen = json.loads(
-        dlmo(
-            "optimize", "digits", "--network", "resnet8@0.25", "--epochs", "1", "--service", "low", "--json",
-            "--target", device.target(), store=shared_store,
-        ).stdout
-    )["choice"]  # fmt: skip
-    assert chosen["latency_ms"] > 0 and "ai-edge-litert" in chosen["device"] and chosen["elsewhere"] == {}
+    assert run_of(document).results == run.results
+
+
+def test_a_study_on_a_device_alone(device, on_two, shared_store):
+    done = dlmo(
+        "study", "digits", "--recipe", RECIPES[0], "--recipe", RECIPES[1], "--epochs", "1", "--json",
+        "--target", device.target(), store=shared_store,
+    )  # fmt: skip
+    assert "train resnet8" not in done.stderr, "the target changes nothing about the training"
+    for result in json.loads(done.stdout)["results"]:
+        assert result["latency_ms"] > 0 and "ai-edge-litert" in result["device"] and result["elsewhere"] == {}
 
 
 def test_devices_check_prints_what_is_there(device):
