@@ -50,7 +50,7 @@ def script(tmp_path):
         ("pi4", Address(None, "pi4", None)),
         ("pi@192.168.1.5:2222", Address("pi", "192.168.1.5", 2222)),
         ("pi@[fe80::1%eth0]:22", Address("pi", "fe80::1%eth0", 22)),
-        ("a@b?python=/opt/my%20venv/bin/python", Address("a", "b", None, "/opt/my venv/bin/python")),
+        ("a@b?python=/opt/my venv/bin/python", Address("a", "b", None, "/opt/my venv/bin/python")),
         ("a@b:9?python=~/v/bin/python", Address("a", "b", 9, "~/v/bin/python")),
     ],
 )

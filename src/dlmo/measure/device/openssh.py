@@ -18,7 +18,6 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
-from urllib.parse import parse_qsl
 
 from dlmo.errors import UserError
 from dlmo.measure.isolated import receive
@@ -38,6 +37,7 @@ _OPTIONS = {
 # A device that reports nothing for so long hangs; loading TensorFlow takes a small board half a minute.
 _PATIENCE_SECONDS = 120.0
 _SECONDS_TO_CLEAN_UP = 15.0
+_PIECE_BYTES = 1 << 18  # sent at once; slow networks take their time for a study's files
 _ADDRESS = re.compile(
     r"(?:(?P<user>[\w.][\w.+-]*)@)?(?P<host>\[[0-9a-fA-F:.]+(?:%\w+)?\]|[\w.][\w.-]*)(?::(?P<port>\d{1,5}))?", re.ASCII
 )
@@ -82,15 +82,15 @@ class Address:
 
 def parse_address(text: str) -> Address:
     """The address in a target's name. Raises UserError."""
-    place, _, query = text.partition("?")
+    place, question, query = text.partition("?")
     match = _ADDRESS.fullmatch(place)
-    options = dict(parse_qsl(query, keep_blank_values=True))
-    if match is None or set(options) - {"python"} or options.get("python") == "" or (query and not options):
+    option, _, python = query.partition("=")
+    if match is None or (question and (option != "python" or not python)):
         raise UserError(f'target "ssh:{text}" is no address: write ssh:USER@HOST, ssh:USER@HOST:PORT?python=PATH')
     port = int(match["port"]) if match["port"] else None
     if port is not None and not 0 < port < 65536:
         raise UserError(f'target "ssh:{text}": there is no port {port}')
-    return Address(match["user"], match["host"].strip("[]"), port, options.get("python", "python3"))
+    return Address(match["user"], match["host"].strip("[]"), port, python or Address.python)
 
 
 def ask(
@@ -171,9 +171,11 @@ class _Connection:
         self._stderr.close()
 
     def send(self, data: bytes) -> None:
-        with contextlib.suppress(OSError), self._watched():  # an end in the middle has a reason that comes as a message
-            self._process.stdin.write(data)
-            self._process.stdin.flush()
+        with contextlib.suppress(OSError):  # an end in the middle has a reason, which comes as a message
+            for start in range(0, len(data), _PIECE_BYTES):
+                with self._watched():
+                    self._process.stdin.write(data[start : start + _PIECE_BYTES])
+                    self._process.stdin.flush()
 
     def messages(self) -> Iterator[dict]:
         """What the device says until it ends, and then the error that it ended."""
@@ -216,6 +218,8 @@ class _Connection:
             return f"the connection was cut in the middle ({last}); the work so far is kept, run it again"
         if code == 255:
             return _why_no_connection(said, last, self._address)
+        if self._heard:
+            return f"the runner ended without an answer ({last})"
         if code == 127:
             return (
                 f'no "{self._address.python}" there; install Python (Debian: sudo apt install python3) or name it, as '
@@ -232,7 +236,7 @@ def _receive(stream: BinaryIO) -> dict:
     while True:
         try:
             return receive(stream)
-        except ValueError:
+        except (ValueError, TypeError, KeyError):
             continue
 
 
