@@ -10,12 +10,14 @@ import sys
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from dlmo import networks
 from dlmo.errors import UserError
 from dlmo.measure.targets import find, ssh
 from dlmo.progress import SilentProgress
 from dlmo.report.document import run_of
+from dlmo.report.terminal import print_run
 from dlmo.runtimes.litert import flatbuffer, quantize
 from dlmo.runtimes.litert.convert import convert
 from dlmo.strategy.job import Options
@@ -88,18 +90,10 @@ def test_a_file_that_the_device_cannot_run(device, images):
     assert "\n" not in str(caught.value) and "127.0.0.1" in str(caught.value)
 
 
-@pytest.fixture
-def on_two(device, shared_store, tmp_path):
-    """A study on this machine and on the device, and its folder."""
-    options = Options(
-        time=None, epochs=1, target="cpu", more_targets=(device.target(),), out=tmp_path / "out", store=shared_store
-    )
-    return study("digits", recipe=RECIPES, options=options), tmp_path / "out"
-
-
-def test_a_study_on_two_targets(device, on_two):
-    run, out = on_two
-    name = device.target()
+def test_runs_on_two_targets_and_on_a_device_alone(device, shared_store, tmp_path):
+    out, name = tmp_path / "out", device.target()
+    both = Options(time=None, epochs=1, target="cpu", more_targets=(name,), out=out, store=shared_store)
+    run = study("digits", recipe=RECIPES, options=both)
     assert run.target == "cpu" and run.further_targets == (name,)
     for result in run.results:
         assert result.elsewhere[name].latency_ms > 0 and result.device == ""
@@ -109,32 +103,30 @@ def test_a_study_on_two_targets(device, on_two):
 
     document = json.loads((out / "results.json").read_text())
     assert document["results"][0]["elsewhere"][name]["latency_ms"] == there.results[0].latency_ms
+    assert run_of(document).results == run.results
     rows = list(csv.DictReader(io.StringIO((out / "results.csv").read_text())))
     assert float(rows[0][f"latency_ms on {name}"]) == there.results[0].latency_ms
     page = (out / "report.html").read_text()
     assert 'id="chart-latency-2"' in page and f"p50 ms on {name}" in page
-    done = dlmo("report", out)
-    assert "on 2" in done.stdout and "ai-edge-litert" in done.stdout
-    assert run_of(document).results == run.results
+    terminal = io.StringIO()
+    print_run(run, Console(file=terminal, width=80))
+    assert "on 2" in terminal.getvalue() and "ai-edge-litert" in terminal.getvalue()
+
+    alone = study("digits", recipe=RECIPES, options=Options(time=None, epochs=1, target=name, store=shared_store))
+    for before, result in zip(run.results, alone.results, strict=True):
+        assert (result.accuracy, result.seconds) == (before.accuracy, before.seconds), "nothing was trained anew"
+        assert result.latency_ms > 0 and "ai-edge-litert" in result.device and result.elsewhere == {}
 
 
-def test_a_study_on_a_device_alone(device, on_two, shared_store):
-    done = dlmo(
-        "study", "digits", "--recipe", RECIPES[0], "--recipe", RECIPES[1], "--epochs", "1", "--json",
-        "--target", device.target(), store=shared_store,
-    )  # fmt: skip
-    assert "train resnet8" not in done.stderr, "the target changes nothing about the training"
-    for result in json.loads(done.stdout)["results"]:
-        assert result["latency_ms"] > 0 and "ai-edge-litert" in result["device"] and result["elsewhere"] == {}
-
-
-def test_devices_check_prints_what_is_there(device):
+def test_devices_check_prints_what_is_there_and_what_is_missing(device, tmp_path):
     done = dlmo("devices", "check", device.target())
     for word in ("processor", "ai-edge-litert", "memory", "temperature", "ready: --target"):
         assert word in done.stdout
-    assert json.loads(dlmo("devices", "check", device.target(), "--json").stdout)["usable"] is True
-    done = dlmo("devices", "check", device.target("no-python-here"), code=2)
-    assert len(done.stderr.splitlines()) == 1 and "install Python" in done.stderr
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
+    done = dlmo("devices", "check", device.target(tmp_path / "bare/bin/python"), "--json", code=2)
+    found = json.loads(done.stdout)
+    (line,) = done.stderr.splitlines()
+    assert found["usable"] is False and found["install"] in line and "pip install ai-edge-litert" in line
 
 
 def test_a_device_that_cannot_be_reached_is_told_before_any_work(device, shared_store):

@@ -39,7 +39,7 @@ class Readiness:
         if self.install:
             line += f"; install it with: {self.install}"
         if self.python:
-            line += f"  and name the target {self.target.partition('?')[0]}?python={self.python}"
+            line += f"; then name the target {self.target.partition('?')[0]}?python={self.python}"
         return line
 
 
