@@ -15,7 +15,7 @@ test: $(VENV)/installed-test
 # On emulated Arm processors; what must be installed for it is in docs/arm.md.
 test-arm: $(VENV)/installed-test
 	PYTHON=$(CURDIR)/$(VENV)/bin/python tests/package/arm_python.sh build/arm
-	$(VENV)/bin/python -m pytest -m "arm or cortex_m" -rsP tests/package
+	$(VENV)/bin/python -m pytest -m "arm or cortex_m" -rsP tests/package tests/measure/device
 
 bench: $(VENV)/installed
 	$(VENV)/bin/python benchmarks/training.py

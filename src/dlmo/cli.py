@@ -40,10 +40,13 @@ GroupBy = Annotated[
 Stem = Annotated[str, typer.Option(help="the networks' first layers: auto, small, medium, large")]
 Out = Annotated[Path | None, typer.Option(help="folder for the model, all artifacts and the reports")]
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="seed of initial weights, order and augmentation")]
-Target = Annotated[
-    str,
+Targets = Annotated[
+    list[str] | None,
     typer.Option(
-        help="where the model shall run: cpu; mcu (TensorFlow Lite Micro); npu[:ACCELERATOR] (Arm Ethos-U, estimated)"
+        "--target",
+        help="where the model shall run: cpu (the default); mcu (TensorFlow Lite Micro); npu[:ACCELERATOR] (Arm "
+        "Ethos-U, estimated); ssh:USER@HOST[:PORT][?python=PATH] (a device); may be repeated: limits and choice are "
+        "about the first",
     ),
 ]
 Cluster = Annotated[
@@ -113,7 +116,7 @@ def optimize(
     max_ram: Annotated[str | None, typer.Option(help="most memory: 256KB")] = None,
     min_accuracy: Annotated[float | None, typer.Option(help="least validation accuracy, 0 to 1")] = None,
     max_drop: Annotated[float | None, typer.Option(help="most accuracy lost against NQ, 0 to 1")] = None,
-    target: Target = "cpu",
+    target: Targets = None,
     threads: Threads = 1,
     network: Networks = None,
     model: OwnModel = None,
@@ -143,7 +146,7 @@ def optimize(
 
     options = Options(
         time=time, epochs=epochs, threads=threads, seeds=(seed,), input_size=input_size, group_by=group_by,
-        stem=stem, target=target, out=out, track=tuple(track or ()), cluster=cluster,
+        stem=stem, **_targets(target), out=out, track=tuple(track or ()), cluster=cluster,
     )  # fmt: skip
     code = 0
     try:
@@ -179,7 +182,7 @@ def study(
     std: Std = None,
     channel_order: OwnChannelOrder = None,
     seeds: Annotated[int, typer.Option(min=1, max=100, help="how many seeds to train each recipe with")] = 1,
-    target: Target = "cpu",
+    target: Targets = None,
     threads: Threads = 1,
     time: Time = None,
     epochs: Epochs = None,
@@ -207,7 +210,7 @@ def study(
 
     options = Options(
         time=time, epochs=epochs, threads=threads, seeds=tuple(range(seeds)), input_size=input_size,
-        group_by=group_by, stem=stem, target=target, out=out, track=tuple(track or ()), cluster=cluster,
+        group_by=group_by, stem=stem, **_targets(target), out=out, track=tuple(track or ()), cluster=cluster,
     )  # fmt: skip
     if source in ("paper", "paper-kd"):
         if recipe:
@@ -251,7 +254,7 @@ def compress(
     mean: Mean = None,
     std: Std = None,
     channel_order: OwnChannelOrder = None,
-    target: Target = "cpu",
+    target: Targets = None,
     threads: Threads = 1,
     time: Time = "10m",
     epochs: Annotated[int | None, typer.Option(help="epochs of each training step, instead of --time")] = None,
@@ -269,7 +272,7 @@ def compress(
 
     options = Options(
         time=time, epochs=epochs, threads=threads, seeds=(seed,), input_size=input_size, group_by=group_by,
-        stem=stem, target=target, out=out, track=tuple(track or ()),
+        stem=stem, **_targets(target), out=out, track=tuple(track or ()),
     )  # fmt: skip
     run = work(
         model, source, recipe=recipe, network=network, mean=mean, std=std, channel_order=channel_order,
@@ -420,6 +423,30 @@ def report(
     print(f"\npage: {run / 'report.html'}")
 
 
+devices = typer.Typer(help="Devices that are reached over ssh.", no_args_is_help=True)
+app.add_typer(devices, name="devices")
+
+
+@devices.command()
+def check(
+    target: Annotated[str, typer.Argument(metavar="ssh:USER@HOST[:PORT][?python=PATH]", help="the device")],
+    as_json: Json = False,
+) -> None:
+    """Tell what a device has and what it lacks to be measured on, with the install command; exit code 2 if anything."""
+    from dlmo.errors import UserError
+    from dlmo.measure.device.readiness import check_device
+
+    found = check_device(target)
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        from dlmo.report.terminal import print_readiness
+
+        print_readiness(found, _console())
+    if not found.usable:
+        raise UserError(found.advice())
+
+
 @app.command()
 def networks(as_json: Json = False) -> None:
     """List the networks."""
@@ -488,6 +515,11 @@ def _console():
     from rich.console import Console
 
     return Console()
+
+
+def _targets(names: list[str] | None) -> dict:
+    first, *more = names or ["cpu"]
+    return {"target": first, "more_targets": tuple(more)}
 
 
 def _print_run(run, out: Path | None, as_json: bool) -> None:

@@ -9,6 +9,7 @@ from dlmo.measure.latency import machine, measure_latency
 from dlmo.measure.memory import measure_memory
 from dlmo.measure.size import compressed_bytes
 from dlmo.runtimes.litert.convert import convert
+from dlmo.runtimes.litert.interpreter import Runner
 
 
 def file_of(channels):
@@ -28,7 +29,7 @@ def large():
 
 
 def test_latency_orders_files_by_their_work(small, large):
-    first, second = measure_latency([small, large], threads=1)
+    first, second = measure_latency([small, large], threads=1, open_file=Runner)
     assert first.p50_ms < second.p50_ms
     for latency in (first, second):
         assert 0 < latency.p50_ms <= latency.p90_ms

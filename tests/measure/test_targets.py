@@ -46,7 +46,7 @@ def test_what_is_no_target_is_refused(name):
 def test_this_machine_measures_everything(int8_file, images):
     target = find("cpu")
     assert target.predict(int8_file, images, lambda share: None).shape == (20, 3)
-    (found,) = target.measure([int8_file], 1, SilentProgress())
+    (found,) = target.measure([int8_file], 1, SilentProgress(), images)
     assert 0 < found.latency_ms <= found.latency_p90_ms and found.latency_source == "measured"
     assert (found.partitions, found.delegated, found.arena_head) == (1, 1.0, None)
     assert target.tells_latency
@@ -56,7 +56,7 @@ def test_a_microcontroller_counts_its_arena_and_tells_no_latency(int8_file, imag
     pytest.importorskip("tflite_micro")
     target = find("mcu")
     assert target.predict(int8_file, images, lambda share: None).shape == (20, 3)
-    (found,) = target.measure([int8_file], 1, SilentProgress())
+    (found,) = target.measure([int8_file], 1, SilentProgress(), images)
     assert found.ram_bytes == found.arena_head + found.arena_persistent
     # The two largest tensors that live at once: the output of the first convolution and of the second.
     assert found.arena_head >= 2 * 16 * 16 * 4
@@ -66,16 +66,16 @@ def test_a_microcontroller_counts_its_arena_and_tells_no_latency(int8_file, imag
     assert target.seconds_to_predict(10, 1_000_000) == pytest.approx(2 * target.seconds_to_predict(5, 1_000_000))
 
 
-def test_an_npu_is_estimated_by_its_compiler(int8_file, float_file):
+def test_an_npu_is_estimated_by_its_compiler(int8_file, float_file, images):
     pytest.importorskip("ethosu")
     small, large = find("npu:ethos-u55-32"), find("npu:ethos-u55-256")
-    (slow,), (fast,) = (target.measure([int8_file], 1, SilentProgress()) for target in (small, large))
+    (slow,), (fast,) = (target.measure([int8_file], 1, SilentProgress(), images) for target in (small, large))
     assert slow.cycles > fast.cycles > 0
     assert fast.latency_ms == pytest.approx(1000 * fast.cycles / 500e6)
     assert (fast.delegated, fast.partitions) == (1.0, 1)
     assert fast.ram_bytes > 0 and 0 < fast.flash_bytes < len(int8_file)
     assert "estimated by Vela" in fast.latency_source and "ethos-u55-256" in fast.ram_source
-    (left,) = large.measure([flatbuffer.shorten_names(float_file)], 1, SilentProgress())
+    (left,) = large.measure([flatbuffer.shorten_names(float_file)], 1, SilentProgress(), images)
     assert (left.delegated, left.latency_ms) == (0.0, None)
     assert find("npu").name == "npu:ethos-u55-128"
 

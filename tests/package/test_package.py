@@ -21,7 +21,7 @@ from dlmo.package.verify import verify
 INT8 = "resnet8@0.25-int8-seed0.tflite"
 PLAIN_PARTS = {
     "model.tflite", "labels.txt", "preprocessing.json", "model_card.md", "README.md", "run.py", "image.py",
-    "preprocessing.py", "golden/images.npy", "golden/inputs.npy", "golden/outputs.npy", "manifest.json",
+    "preprocessing.py", "agreement.py", "golden/images.npy", "golden/inputs.npy", "golden/outputs.npy", "manifest.json",
 }  # fmt: skip
 C_PARTS = {
     f"c/{name}" for name in ("main.cc", "model_data.h", "model_data.cc", "golden_data.h", "golden_data.cc", "labels.h")

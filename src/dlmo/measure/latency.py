@@ -1,14 +1,21 @@
-"""Latency of one image at batch 1, measured fairly: artifacts take turns in one run."""
+"""Latency of one image at batch 1, measured fairly: artifacts take turns in one run.
 
-import os
-import platform
+Needs numpy only, so that devices get this very file (see targets/ssh.py).
+"""
+
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dlmo.runtimes.litert.interpreter import Runner
+from dlmo.measure.machine import machine as machine
+
+if TYPE_CHECKING:
+    from dlmo.runtimes.litert.interpreter import Runner
 
 _WARM_UP_RUNS = 10
 _ROUNDS = 12
@@ -32,7 +39,7 @@ def measure_latency(
     threads: int,
     progress: Callable[[float], None] | None = None,
     *,
-    open_file: Callable[[bytes, int], Runner] = Runner,
+    open_file: Callable[[bytes, int], Runner],
 ) -> list[Latency]:
     """Time every file, `threads` threads each, in turns: a slow moment of the machine hits all of them alike.
 
@@ -71,26 +78,3 @@ def _time_runs(runner: Runner, runs: int) -> np.ndarray:
         if end - first > _LONGEST_TURN * 1e9:
             return elapsed[: index + 1]
     return elapsed
-
-
-def machine() -> dict[str, str | int]:
-    """What the latencies were measured on."""
-    model = platform.processor() or platform.machine()
-    flags: set[str] = set()
-    try:
-        with open("/proc/cpuinfo") as file:
-            lines = dict(line.split(":", 1) for line in file.read().split("\n\n")[0].splitlines() if ":" in line)
-        fields = {key.strip(): value.strip() for key, value in lines.items()}
-        model = fields.get("model name", model)
-        flags = set(fields.get("flags", fields.get("Features", "")).split())
-    except OSError:
-        pass
-    # int8 kernels differ by an order of magnitude between these, so a latency without them says little.
-    known = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
-    return {
-        "cpu": model,
-        "cores": os.cpu_count() or 1,
-        "instructions": " ".join(name for name in known if name in flags),
-        "system": platform.system(),
-        "architecture": platform.machine(),
-    }

@@ -1,12 +1,17 @@
-"""Memory that running a file takes, measured in a process of its own."""
+"""Memory that running a file takes, measured in a process of its own.
+
+At the top it imports numpy only, so that devices get this very file (see targets/ssh.py).
+"""
+
+from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dlmo.errors import UserError
-from dlmo.measure.isolated import Child
-from dlmo.runtimes.litert.interpreter import Runner
+if TYPE_CHECKING:
+    from dlmo.runtimes.litert.interpreter import Runner
 
 
 def measure_memory(content: bytes) -> int | None:
@@ -15,6 +20,9 @@ def measure_memory(content: bytes) -> int | None:
     Includes what the runtime makes of the weights, not the interpreter library. None where the system does not
     tell (no /proc), or the file does not run.
     """
+    from dlmo.errors import UserError
+    from dlmo.measure.isolated import Child
+
     try:
         with Child("the file") as child:
             return child.call(load_and_run, content)
@@ -24,6 +32,8 @@ def measure_memory(content: bytes) -> int | None:
 
 def load_and_run(content: bytes, report: Callable[[float], None]) -> int | None:
     """In a fresh child: load a file, run it three times; the growth of the peak memory in bytes."""
+    from dlmo.runtimes.litert.interpreter import Runner
+
     return run_three_times(lambda: Runner(content), report)[1]
 
 

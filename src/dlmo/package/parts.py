@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import re
 import shutil
 from importlib import resources
 from pathlib import Path
@@ -17,10 +16,16 @@ from dlmo.package.c_example import c_files, obstacle
 from dlmo.package.run import Model
 from dlmo.runtimes.litert import flatbuffer
 from dlmo.runtimes.litert.interpreter import Runner, quiet
+from dlmo.shipping import shipped_source
 
 MANIFEST = "manifest.json"
 # The runner is dlmo's own code, so that a package treats an image exactly as training and evaluation did.
-_RUNNER = {"run.py": "dlmo.package", "image.py": "dlmo.data", "preprocessing.py": "dlmo.data"}
+_RUNNER = {
+    "run.py": "dlmo.package",
+    "image.py": "dlmo.data",
+    "preprocessing.py": "dlmo.data",
+    "agreement.py": "dlmo.measure",
+}
 _C_ROW = "| `c/` | the model as a C array, with an example for TensorFlow Lite Micro |"
 _C_TEXT = """\
 `c/` holds the model and two golden inputs as arrays, the class names, and `main.cc`, which replays the golden inputs
@@ -54,7 +59,7 @@ def package_parts(
         "preprocessing.json": json.dumps(document, indent=1, ensure_ascii=False) + "\n",
         "model_card.md": card,
         "README.md": _readme(reason),
-    } | {name: _shipped_source(module, name) for name, module in _RUNNER.items()}
+    } | {name: shipped_source(module, name) for name, module in _RUNNER.items()}
     parts = {"model.tflite": content} | {name: text.encode() for name, text in texts.items()}
     for name, array in (("images", golden_images), ("inputs", inputs), ("outputs", outputs)):
         parts[f"golden/{name}.npy"] = _npy(array)
@@ -97,12 +102,6 @@ def _readme(reason: str | None) -> str:
     template = Template((resources.files("dlmo.package") / "templates" / "README.md").read_text())
     readme = template.substitute(c_row="" if reason else _C_ROW, c_text=text)
     return readme.replace("\n\n| `manifest", "\n| `manifest")
-
-
-def _shipped_source(module: str, name: str) -> str:
-    """A module of dlmo that imports its neighbours in the folder instead of dlmo's."""
-    source = (resources.files(module) / name).read_text(encoding="utf-8")
-    return re.sub(r"^from dlmo\.\w+\.(\w+) import", r"from \1 import", source, flags=re.MULTILINE)
 
 
 def _npy(array: np.ndarray) -> bytes:

@@ -19,10 +19,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from dlmo.data.image import ImageError, read_input
 from dlmo.data.preprocessing import Preprocessing, to_input
-
-# Kernels of other processors round differently, by a few steps of an int8 output's grid. More than this share of
-# the largest expected output is no rounding.
-TOLERANCE = 0.05
+from dlmo.measure.agreement import TOLERANCE, agreement
 
 
 class Model:
@@ -98,12 +95,10 @@ class Replay:
 def replay(model: Model, images: np.ndarray, inputs: np.ndarray, outputs: np.ndarray) -> Replay:
     """images: uint8 N x H x W x C; inputs and outputs: what the model took and gave for them where it was made."""
     same_inputs = sum(map(np.array_equal, model.prepare(images), inputs))
-    expected, found = model.scores(outputs), model.scores(model.outputs(inputs))
-    largest = float(np.abs(found - expected).max())
-    scale = float(np.abs(expected).max()) or 1.0
-    rows = np.arange(len(expected))
-    same_answers = expected[rows, found.argmax(1)] >= expected.max(1) - TOLERANCE * scale
-    return Replay(len(images), int(same_inputs), int(same_answers.sum()), largest, largest / scale)
+    compared = agreement(model.scores(outputs), model.scores(model.outputs(inputs)))
+    return Replay(
+        len(images), int(same_inputs), compared.same_answers, compared.largest_difference, compared.share
+    )
 
 
 def describe(result: Replay) -> str:

@@ -63,6 +63,9 @@ def charts(run: Run) -> dict[str, dict]:
         drawn["chart-ram"] = scatter(run, "ram_bytes", "RAM in KB", wording.KB)
     if run.choice and run.choice.waterfall:
         drawn |= _waterfall(run.choice.waterfall)
+    for number, (name, there) in enumerate(wording.elsewhere(run), 2):
+        if any(_plottable(result, "latency_ms") for result in there.results):
+            drawn[f"chart-latency-{number}"] = scatter(there, "latency_ms", f"latency p50 in ms on {name}", 1)
     if any(run.curves.values()):
         drawn["chart-accuracy-curve"] = curve(run, "validation_accuracy", "validation accuracy in %", 100)
         drawn["chart-loss-curve"] = curve(run, "loss", "training loss", 1)

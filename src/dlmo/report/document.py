@@ -3,6 +3,7 @@
 from dataclasses import fields
 
 from dlmo.errors import UserError
+from dlmo.measure.targets import Measured
 from dlmo.study.results import Choice, Failure, Result, Run, Rung, Search, StepWorth, Trial
 
 
@@ -44,4 +45,10 @@ def _search(entry: dict) -> Search:
 
 def _result(entry: dict) -> Result:
     known = {field.name: entry[field.name] for field in fields(Result) if field.name in entry}
-    return Result(**known | {"float_operators": tuple(known["float_operators"])})
+    elsewhere = {name: Measured(**_with_tuples(there)) for name, there in known.get("elsewhere", {}).items()}
+    return Result(**_with_tuples(known) | {"elsewhere": elsewhere})
+
+
+def _with_tuples(entry: dict) -> dict:
+    """JSON has lists only."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}

@@ -77,7 +77,7 @@ def render(run: Run) -> str:
         layer_words=layers,
         css=Markup(_text("page.css")),
         rows=_rows(run),
-        columns=COLUMNS,
+        columns=_columns(run),
         described=wording.described(run),
         extremes=_extremes(run),
         recalls=recalls(run),
@@ -112,12 +112,27 @@ def _data_uri(mistake: Mistake) -> str:
     return "data:image/png;base64," + base64.b64encode(mistake.png).decode("ascii")
 
 
+def _columns(run: Run) -> tuple[tuple[str, str], ...]:
+    """Names and titles: of COLUMNS, of latencies with other numbers of threads and of further targets'."""
+    by_threads = [
+        (f"p50 ms, {wording.threads(int(count))}", f"median latency on {run.target}")
+        for count in wording.latencies_by_threads(run)
+    ]
+    further = [
+        (f"{quantile} ms on {name}", f"latency of one image on {name}")
+        for name in run.further_targets
+        for quantile in ("p50", "p90")
+    ]
+    return (*COLUMNS, *by_threads, *further)
+
+
 def _rows(run: Run) -> list[Row]:
     front = wording.best_trades(run)
     chosen = run.choice.result if run.choice else None
     lowest = min((result.accuracy_low for result in run.results), default=0.0)
     highest = max((result.accuracy_high for result in run.results), default=1.0)
     spread = highest - lowest or 1.0
+    counts = wording.latencies_by_threads(run)
     return [
         Row(
             result=result,
@@ -129,7 +144,7 @@ def _rows(run: Run) -> list[Row]:
                 width=round((result.accuracy_high - result.accuracy_low) / spread * 100, 1),
                 dot=round((result.accuracy - lowest) / spread * 100, 1),
             ),
-            cells=_cells(result),
+            cells=_cells(result) + _more_cells(result, counts),
         )
         for result in wording.by_network(run)
     ]
@@ -137,15 +152,14 @@ def _rows(run: Run) -> list[Row]:
 
 def _cells(result: Result) -> tuple[Cell, ...]:
     """In the order of COLUMNS."""
-    guessed = "" if result.latency_source == "measured" or result.latency_ms is None else "~"
     ram_guessed = "" if result.ram_source == "measured" or result.ram_bytes is None else "~"
     floats = ", ".join(result.float_operators)
     return (
         Cell(wording.percent(result.validation_accuracy), result.validation_accuracy),
         Cell(wording.kilobytes(result.size_bytes), result.size_bytes),
         Cell(wording.kilobytes(result.compressed_bytes), result.compressed_bytes),
-        Cell(guessed + wording.milliseconds(result.latency_ms), _sortable(result.latency_ms)),
-        Cell(guessed + wording.milliseconds(result.latency_p90_ms), _sortable(result.latency_p90_ms)),
+        _latency_cell(result.latency_ms, result.latency_source),
+        _latency_cell(result.latency_p90_ms, result.latency_source),
         Cell(ram_guessed + wording.kilobytes(result.ram_bytes), _sortable(result.ram_bytes)),
         Cell(f"{result.delegated * 100:.0f} % in {result.partitions}", result.delegated),
         Cell(floats or "none", floats, kind="words"),
@@ -156,6 +170,19 @@ def _cells(result: Result) -> tuple[Cell, ...]:
         Cell(wording.duration(result.seconds), result.seconds),
         Cell(str(result.seed), result.seed),
     )
+
+
+def _more_cells(result: Result, counts: list[str]) -> tuple[Cell, ...]:
+    """In the order of what _columns adds."""
+    latencies = [(result.latency_by_threads[count], result.latency_source) for count in counts]
+    for there in result.elsewhere.values():
+        latencies += [(value, there.latency_source) for value in (there.latency_ms, there.latency_p90_ms)]
+    return tuple(_latency_cell(value, source) for value, source in latencies)
+
+
+def _latency_cell(value: float | None, source: str) -> Cell:
+    guessed = "" if source == "measured" or value is None else "~"
+    return Cell(guessed + wording.milliseconds(value), _sortable(value))
 
 
 def _sortable(value: float | None) -> float:
@@ -183,7 +210,8 @@ def _sources(run: Run) -> list[tuple[str, str]]:
     return [
         (
             "accuracy",
-            f"measured: the .tflite file run on {wording.test_images(run)} test images, with its 95 % Wilson interval",
+            f"{wording.source(run, 'accuracy_source')}: the .tflite file run on {wording.test_images(run)} test "
+            "images, with its 95 % Wilson interval",
         ),
         ("validation accuracy", f"measured on {validation} validation images; all choices are made on it"),
         ("size", f"measured: bytes of the file, and the same compressed; 1 KB = {wording.KB:,} bytes"),

@@ -91,7 +91,10 @@ def _numbers(run: Run, result: Result) -> str:
             f"(1 KB = {wording.KB:,} bytes)",
         ),
         *([("latency", latency)] if result.latency_ms is not None else []),
+        *([("latency by threads", by_threads)] if (by_threads := wording.thread_latencies(result)) else []),
+        *((f"latency on {name}", wording.latency_words(there)) for name, there in result.elsewhere.items()),
         ("machine", wording.machine_words(run.machine)),
+        *([("device", result.device)] if result.device else []),
         ("multiply-adds", wording.count(result.macs)),
     ]
     if result.ram_bytes is not None:

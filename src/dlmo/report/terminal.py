@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -14,7 +15,9 @@ from dlmo.study.results import Choice, Result, Run, Rung, StepWorth
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from dlmo.measure.device.readiness import Readiness
     from dlmo.measure.evaluate import Evaluation
+    from dlmo.measure.targets import Measured
     from dlmo.strategy.findings import Finding
     from dlmo.strategy.train_only import TrainedOnly
 
@@ -108,6 +111,35 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     console.print(table)
 
 
+def print_readiness(found: Readiness, console: Console) -> None:
+    """What a device has, line by line."""
+    facts = found.facts
+    runtime = f"{facts['runtime']} {facts['runtime_version']}" if facts["runtime"] else "none that can be loaded"
+    lines = {
+        "processor": f"{facts['cpu']}, {facts['cores']} cores, {facts['architecture']}, {facts['bits']} bit"
+        + (f", {facts['instructions']}" if facts["instructions"] else ""),
+        "system": facts["system"],
+        "Python": f"{facts['python']}, {facts['executable']}",
+        "numpy": facts["numpy"] or "none",
+        "runtime": "; ".join([runtime, *facts["broken"]]),
+        "memory": wording.megabytes(facts["memory_bytes"], facts["memory_available_bytes"]),
+        "disk": f"{facts['free_disk_bytes'] / 1e6:,.0f} MB free in {facts['folder']}",
+        "temperature": f"{facts['temperature_c']:.1f} C" if wording.is_known(facts["temperature_c"]) else "not told",
+        "clock": f"{facts['clock_mhz']:,.0f} MHz" if wording.is_known(facts["clock_mhz"]) else "not told",
+        "slowed by": ", ".join(facts["limits"]) or "nothing that the system tells of",
+        "load": f"{facts['load']:.2f} processes on average of the last minute",
+    }
+    _say(console, found.target, "bold")
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in lines.items():
+        table.add_row(name, Text(text))
+    console.print(table)
+    if found.usable:
+        _say(console, f"ready: --target {shlex.quote(found.target)}", "bold green")
+
+
 def results_table(run: Run) -> Table:
     """What was tried and what came out; chosen and Pareto rows marked."""
     results = wording.by_network(run)
@@ -126,6 +158,8 @@ def results_table(run: Run) -> Table:
     arena = any(result.arena_head is not None for result in results)
     running = "latency\nms p50" if by_latency else "arena\nKB" if arena else "RAM\nKB"
     table.add_column(running, justify="right", no_wrap=True)
+    for number, _ in enumerate(run.further_targets, 2):
+        table.add_column(f"on {number}\nms p50", justify="right", no_wrap=True)
     for position, result in enumerate(results):
         same_network = position > 0 and results[position - 1].network == result.network
         mark = CHOSEN if result == chosen else FRONT if result in front else ""
@@ -137,6 +171,7 @@ def results_table(run: Run) -> Table:
             wording.kilobytes(result.size_bytes),
             f"{wording.percent(result.accuracy)} ({wording.interval(result)})",
             _latency(result) if by_latency else wording.kilobytes(result.ram_bytes),
+            *(_latency(there) for there in result.elsewhere.values()),
             style="bold green" if result == chosen else None,
         )
     for failure in run.failures:
@@ -155,7 +190,7 @@ def _setup(result: Result) -> Text:
     return Text(f"{result.setup}: {steps}" if "(" in steps else result.setup)
 
 
-def _latency(result: Result) -> str:
+def _latency(result: Result | Measured) -> str:
     mark = "" if result.latency_source == "measured" or result.latency_ms is None else "~"
     return mark + wording.milliseconds(result.latency_ms)
 
@@ -169,6 +204,11 @@ def _legend(run: Run) -> str:
         f"  images and its size, or both that accuracy and its {'latency' if cost == 'latency_ms' else 'RAM'}",
         f"size: the .tflite file, 1 KB = {wording.KB:,} bytes; accuracy: on {wording.test_images(run)} test images",
         _running_legend(run, cost),
+        *(f"device: {words}" for words in wording.devices(run)),
+        *(
+            f"on {number}: {'; '.join([name, wording.source(there, 'latency_source'), *wording.devices(there)])}"
+            for number, (name, there) in enumerate(wording.elsewhere(run), 2)
+        ),
         f"machine: {wording.machine_words(run.machine)}",
     ]
     return "\n".join(lines)
@@ -191,7 +231,8 @@ def _print_choice(choice: Choice, target: str, console: Console) -> None:
         console,
         f"{wording.kilobytes(result.size_bytes)} KB ({wording.kilobytes(result.compressed_bytes)} KB zipped), "
         f"{wording.percent(result.accuracy)} % right (95 %: {wording.interval(result)}, "
-        f"n = {result.test_images:,}){_choice_latency(result, target)}{_choice_memory(result)}",
+        f"n = {result.test_images:,}){_choice_latency(result, target)}{_choice_memory(result)}"
+        + "".join(f"; on {name} {wording.latency_words(there)}" for name, there in result.elsewhere.items()),
     )
     _print_list(console, choice.reasons)
     if choice.waterfall:
@@ -213,6 +254,7 @@ def _choice_latency(result: Result, target: str) -> str:
         f", {wording.latency_words(result)} ({wording.threads(result.threads)}, {target}"
         f"{'' if result.latency_source == 'measured' else f', {result.latency_source}'})"
         + ("" if result.cycles is None else f", {result.delegated * 100:.0f} % of operators on the NPU")
+        + (f", {by_threads}" if (by_threads := wording.thread_latencies(result)) else "")
     )
 
 

@@ -2,6 +2,7 @@
 
 import math
 
+from dlmo.measure.targets import Measured
 from dlmo.study.results import Failure, Result, Run, Rung, Search, pareto_front
 
 KB = 1000
@@ -23,12 +24,19 @@ def kilobytes(size: int | None) -> str:
     return NOT_KNOWN if size is None else _three_digits(size / KB)
 
 
+def megabytes(whole: int | None, available: int | None) -> str:
+    """4,096 MB, 3,100 MB of it available"""
+    if whole is None:
+        return "not told"
+    return f"{whole / 1e6:,.0f} MB" + ("" if available is None else f", {available / 1e6:,.0f} MB of it available")
+
+
 def milliseconds(value: float | None) -> str:
     """0.0123 -> 0.0123, 12.34 -> 12.3"""
     return _three_digits(value) if is_known(value) else NOT_KNOWN
 
 
-def latency_words(result: Result) -> str:
+def latency_words(result: Result | Measured) -> str:
     """1.23 ms p50, 1.30 ms p90; an estimate has but one value and its cycles: 1.23 ms, 12,345 cycles"""
     words = f"{milliseconds(result.latency_ms)} ms"
     if result.latency_p90_ms is not None:
@@ -111,6 +119,30 @@ def best_trades(run: Run) -> list[Result]:
 def running_cost(run: Run) -> str:
     """What running is judged by: `latency_ms`, or `ram_bytes` where the target tells no latency."""
     return "latency_ms" if any(is_known(result.latency_ms) for result in run.results) else "ram_bytes"
+
+
+def elsewhere(run: Run) -> list[tuple[str, Run]]:
+    """The run as each of its further targets measured it."""
+    return [(name, run.on(name)) for name in run.further_targets]
+
+
+def devices(run: Run) -> list[str]:
+    """What the run's target says of itself, where it is another machine."""
+    return list(dict.fromkeys(result.device for result in run.results if result.device))
+
+
+def thread_latencies(result: Result) -> str:
+    """Medians with every number of threads: 12.1 ms with 1 thread, 6.93 ms with 2 threads; empty for only one."""
+    entries = sorted((int(count), value) for count, value in result.latency_by_threads.items())
+    words = [f"{milliseconds(value)} ms with {threads(count)}" for count, value in entries]
+    return ", ".join(words) if len(words) > 1 else ""
+
+
+def latencies_by_threads(run: Run) -> list[str]:
+    """The numbers of threads that every result was measured with, fewest first; none where it was only one."""
+    counts = [set(result.latency_by_threads) for result in run.results]
+    shared = sorted(set.intersection(*counts), key=int) if counts else []
+    return shared if len(shared) > 1 else []
 
 
 def ram_words(result: Result) -> str:

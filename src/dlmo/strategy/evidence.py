@@ -30,7 +30,7 @@ def gather(workspace: Workspace, recipes: Sequence[Recipe], threads: int) -> lis
         for recipe in recipes:
             contents.append(untrained_file(workspace, recipe))
             update(len(contents) / len(recipes))
-    measured = workspace.target.measure(contents, threads, workspace.progress)
+    measured = workspace.target.measure(contents, threads, workspace.progress, workspace.golden)
     return [
         Evidence(recipe, len(content), costs.flash_bytes, costs.latency_ms, costs.ram_bytes)
         for recipe, content, costs in zip(recipes, contents, measured)

@@ -56,9 +56,10 @@ _SHORT_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Options:
-    """What all jobs share. time: a duration such as "10m", None leaves it to the job; epochs overrides it; out: None
-    writes nothing; store: a folder or URL, None is the user's (see study.store.open_store); track: see
-    `dlmo.tracking`; cluster: address of the Ray cluster that makes the stages, None makes them in this process."""
+    """What all jobs share. time: a duration such as "10m", None leaves it to the job; epochs overrides it; target: what
+    limits and choice are about; more_targets: further ones to measure on; out: None writes nothing; store: a folder or
+    URL, None is the user's (see study.store.open_store); track: see `dlmo.tracking`; cluster: address of the Ray
+    cluster that makes the stages, None makes them in this process."""
 
     time: str | None = None
     epochs: int | None = None
@@ -68,10 +69,15 @@ class Options:
     group_by: str | None = None
     stem: str = "auto"
     target: str = "cpu"
+    more_targets: tuple[str, ...] = ()
     out: str | Path | None = None
     store: str | Path | None = None
     track: tuple[str, ...] = ()
     cluster: str | None = None
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return (self.target, *self.more_targets)
 
     @property
     def folder(self) -> Path | None:
@@ -140,7 +146,8 @@ class Planned:
 
 def prepare(source: str | Path, job: Job, options: Options, progress: Progress, *, measuring: bool = True) -> Prepared:
     """Refuse what can be refused, and read the data. Without `measuring`, no runtime is asked for, and no --out."""
-    target = targets.find(options.target, ready=measuring)
+    found = {name: targets.find(name, ready=measuring) for name in options.targets}
+    target = found.pop(options.target)
     allowed = options.time or job.default_time
     seconds = None if allowed is None else parse_duration("--time", allowed)
     _check(options, job.recipes_for(0))
@@ -164,8 +171,9 @@ def prepare(source: str | Path, job: Job, options: Options, progress: Progress, 
     for note in notes:
         progress.note(note)
     workspace = Workspace(
-        dataset, store, augmentation_for(dataset), class_weights_for(dataset), options.stem, progress, target, network
-    )
+        dataset, store, augmentation_for(dataset), class_weights_for(dataset), options.stem, progress, target, network,
+        found,
+    )  # fmt: skip
     recipes: dict[str, list[Recipe]] = {}
     for recipe in job.recipes_for(len(dataset.train)):
         if network is None or possible(recipe, network, job.strict):
@@ -234,7 +242,13 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
         results=results,
         choice=choice,
         nearest=nearest(results, job.budget) if job.budget and choice is None else (),
-        notes=(*ready.notes, *plan.notes, *_handling_notes(workspace), *_repair_notes(results)),
+        notes=(
+            *ready.notes,
+            *plan.notes,
+            *_handling_notes(workspace),
+            *_repair_notes(results),
+            *_doubts(options, results),
+        ),
         search=searched,
         classes=dataset.classes,
         confusion=tuple(map(tuple, confusion_matrix(best.test_scores, dataset.test.labels).tolist())),
@@ -351,7 +365,8 @@ def _check(options: Options, recipes: list[Recipe]) -> None:
         if not 0 <= seed <= _LARGEST_SEED:
             raise UserError(f"--seed {seed}: give a number from 0 to {_LARGEST_SEED:,}")
     for recipe in recipes:
-        legality.check(recipe, options.target)
+        for target in options.targets:
+            legality.check(recipe, target)
     if options.cluster is not None:
         from dlmo.study.cluster import check
 
@@ -372,6 +387,8 @@ def given_options(options: Options) -> dict[str, object]:
     defaults = Options()
     names = ("time", "epochs", "threads", "input_size", "group_by", "stem", "target")
     given = {name: getattr(options, name) for name in names if getattr(options, name) != getattr(defaults, name)}
+    if options.more_targets:
+        given["target"] = list(options.targets)
     if options.seeds != defaults.seeds:
         given |= {"seed": options.seeds[0]} if len(options.seeds) == 1 else {"seeds": len(options.seeds)}
     return given
@@ -419,6 +436,17 @@ def _layers(best: Outcome, outcomes: Sequence[Outcome], dataset: Dataset) -> "In
 
 def _repair_notes(results: Sequence[Result]) -> tuple[str, ...]:
     return tuple(f"{result.recipe}: quantized with {result.repair}" for result in results if result.repair)
+
+
+def _doubts(options: Options, results: Sequence[Result]) -> tuple[str, ...]:
+    """What makes measurements of targets doubtful; with the recipes, where it is not all of them."""
+    notes = []
+    for name in dict.fromkeys(options.targets):
+        told = [(result.elsewhere.get(name, result).doubts, result.recipe) for result in results]
+        for doubt in dict.fromkeys(doubt for doubts, _ in told for doubt in doubts):
+            recipes = [recipe for doubts, recipe in told if doubt in doubts]
+            notes.append(f"{name}: {doubt}" + ("" if len(recipes) == len(results) else f" ({', '.join(recipes)})"))
+    return tuple(notes)
 
 
 def _describe(dataset: Dataset, command: str) -> dict:

@@ -57,20 +57,25 @@ def optimize(
     def every_recipe(images: int) -> list[Recipe]:
         return [for_setup(name, code) for name in named or default_networks(images, searching) for code in SETUPS]
 
-    def recipes_for(images: int) -> list[Recipe]:
-        return legality.without_illegal(every_recipe(images), options.target)[0]
+    def legal(images: int) -> tuple[list[Recipe], tuple[str, ...]]:
+        """The recipes that every target can run, and notes on the others."""
+        recipes, notes = every_recipe(images), ()
+        for target in options.targets:
+            recipes, more = legality.without_illegal(recipes, target)
+            notes += more
+        return recipes, notes
 
     def space(images: int) -> Space:
         return space_for(options.target, images, tuple(named), own is not None)
 
     job = Job(
         command_line("optimize", [source], arguments),
-        recipes_for,
+        lambda images: legal(images)[0],
         all_networks=bool(named),
         budget=budget,
         own=own,
         limited=any(limit is not None for limit in limits.values()),
-        notes=legality.without_illegal(every_recipe(0), options.target)[1],
+        notes=legal(0)[1],
         default_time=_DEFAULT_TIME,
         space_for=space if searching else None,
     )

@@ -144,8 +144,9 @@ def _parts(
     from dlmo.data.cifar import CIFAR10, CIFAR100, find_release
 
     grid = GRIDS[name]
-    if options.target != "cpu":
-        raise UserError(f"--target {options.target}: the paper's grid compares latencies of this machine; leave it out")
+    if options.targets != ("cpu",):
+        named = " ".join(options.targets)
+        raise UserError(f"--target {named}: the paper's grid compares latencies of this machine; leave it out")
     chosen = [registry.canonical(entry) for entry in network] or list(grid.networks)
     codes = [code for entry in setup for code in entry.split(",")] or list(grid.setups)
     known = (*grid.always, *grid.setups)

@@ -195,7 +195,9 @@ class _Searcher:
             with self._working():
                 artifact = self._make(recipe, epochs)
                 content = artifact.content()
-                (measured,) = self._workspace.target.measure([content], self._terms.threads, SilentProgress())
+                (measured,) = self._workspace.target.measure(
+                    [content], self._terms.threads, SilentProgress(), self._workspace.golden
+                )
                 right = self._validation(content)
         except UserError as error:
             return self._trial(recipe, epochs, begun, refused=str(error))

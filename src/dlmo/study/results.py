@@ -3,13 +3,16 @@
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
+from dlmo.measure.targets import Measured
 from dlmo.training.curve import Epoch
 
 if TYPE_CHECKING:
     from dlmo.measure.layers import Inspection
+
+_FURTHER_COLUMNS = ("latency_ms", "latency_p90_ms", "ram_bytes")
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,9 @@ class Result:
     delegated: share of the graph's nodes in `partitions` delegate partitions, 0 to 1. sparsity: share of zeros among
     the prunable weights. float_operators: computing operators of an int8 file that stayed in float. seconds: training
     time of the whole recipe; shared stages count in full.
+    latency_by_threads: medians by number of threads, where the target measures several. device: what a target that is
+    another machine says of itself and of the measurement; doubts: what makes its numbers doubtful, sentences.
+    elsewhere: what the run's further targets measured of the same file, by their names; choices are not made on it.
     repair: what an int8 file needed to keep its accuracy beyond plain ranges, in words; empty for nothing.
     artifact: file name inside the run's `artifacts` folder.
     """
@@ -63,6 +69,11 @@ class Result:
     flash_bytes: int | None = None
     flash_source: str | None = None
     cycles: int | None = None
+    latency_by_threads: dict[str, float] = field(default_factory=dict)
+    accuracy_source: str = "measured"
+    device: str = ""
+    doubts: tuple[str, ...] = ()
+    elsewhere: dict[str, Measured] = field(default_factory=dict)
 
     @property
     def arena_bytes(self) -> int | None:
@@ -235,6 +246,21 @@ class Run:
     search: Search | None = None
     failures: tuple[Failure, ...] = ()
 
+    @property
+    def further_targets(self) -> tuple[str, ...]:
+        """What was measured on besides `target`."""
+        return tuple(self.results[0].elsewhere) if self.results else ()
+
+    def on(self, target: str) -> "Run":
+        """The same run with what one of its further targets measured in place of its own target's numbers."""
+
+        def there(result: Result) -> Result:
+            measured = result.elsewhere[target]
+            return replace(result, **{entry.name: getattr(measured, entry.name) for entry in fields(Measured)})
+
+        choice = replace(self.choice, result=there(self.choice.result)) if self.choice else None
+        return replace(self, target=target, results=tuple(map(there, self.results)), choice=choice)
+
     def to_json(self) -> dict:
         """The document of the contract's results.json."""
         return {
@@ -251,13 +277,19 @@ class Run:
         }
 
     def to_csv(self) -> str:
-        """One line per result, columns as in results.json; then the recipes that failed, with their `error`."""
+        """One line per result, columns as in results.json; for every further target its latencies and memory; then the
+        recipes that failed, with their `error`."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        names = [entry.name for entry in fields(Result)]
-        writer.writerow([*names, "error"])
-        for row in (*self.results, *self.failures):
-            writer.writerow([csv_cell(getattr(row, name, "")) for name in (*names, "error")])
+        names = [entry.name for entry in fields(Result) if entry.name != "elsewhere"]
+        further = [(target, name) for target in self.further_targets for name in _FURTHER_COLUMNS]
+        writer.writerow([*names, *(f"{name} on {target}" for target, name in further), "error"])
+        for result in self.results:
+            others = [getattr(result.elsewhere[target], name) for target, name in further]
+            writer.writerow([*(csv_cell(getattr(result, name)) for name in names), *others, ""])
+        for failure in self.failures:
+            known = [csv_cell(getattr(failure, name, "")) for name in names]
+            writer.writerow([*known, *([""] * len(further)), failure.error])
         return text.getvalue()
 
 

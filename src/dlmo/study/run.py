@@ -55,7 +55,7 @@ def run_recipes(
     needed: Recipe | None = None,
     cluster: Cluster | None = None,
 ) -> tuple[list[Outcome], list[Failure], dict[str, tuple[Epoch, ...]]]:
-    """Train and convert everything, then measure everything on the workspace's target.
+    """Train and convert everything, then measure everything on the workspace's targets, one after the other.
 
     Returns outcomes, the recipes that failed, and the training curves by title. Raises the first error if all
     recipes fail, or `needed`. cluster: makes the stages first; what it leaves out is made here.
@@ -81,7 +81,10 @@ def run_recipes(
     validation, test = (
         [scores(workspace, content, split, "a file") for content in contents] for split in ("validation", "test")
     )
-    measured = workspace.target.measure(contents, threads, workspace.progress)
+    measured, *others = [
+        target.measure(contents, threads, workspace.progress, workspace.golden)
+        for target in (workspace.target, *workspace.more_targets.values())
+    ]
     outcomes = []
     for index, (recipe, seed, artifact) in enumerate(made):
         content = contents[index]
@@ -111,6 +114,7 @@ def run_recipes(
             float_operators=facts.float_operators,
             artifact=file_name(recipe, seed),
             repair=repair.words() if (repair := artifact.repair()) else "",
+            elsewhere={name: other[index] for name, other in zip(workspace.more_targets, others)},
             **asdict(measured[index]),
         )
         outcomes.append(Outcome(result, content, test[index]))

@@ -30,6 +30,7 @@ from dlmo.training.schedule import PROGRESSIVE_COST, Augmentation, Schedule
 # Raise a number when the stage's code changes what it would produce.
 _VERSIONS = {"train": 2, "import": 1, "technique": 3, "float": 2, "artifact": 4, "scores": 1, "answers": 2, "kd": 2}
 
+_GOLDEN_IMAGES = 32
 # One teacher for all students and seeds: it is given, as the data are, not a part of what is repeated.
 _TEACHER_SEED = 0
 
@@ -83,7 +84,9 @@ class NetworkPlan:
 
 @dataclass(frozen=True)
 class Workspace:
-    """What all stages of one study share. own: the user's network, which takes the place of one trained here."""
+    """What all stages of one study share. own: the user's network, which takes the place of one trained here.
+    more_targets: further ones to measure on, by the names the user gave them.
+    """
 
     dataset: Dataset
     store: Store
@@ -93,6 +96,12 @@ class Workspace:
     progress: Progress
     target: Target = Host()
     own: OwnNetwork | None = None
+    more_targets: Mapping[str, Target] = field(default_factory=dict)
+
+    @property
+    def golden(self) -> np.ndarray:
+        """Images on which a target's answers are compared with this machine's, uint8 N x H x W x C."""
+        return self.dataset.validation.spread(_GOLDEN_IMAGES).images
 
     def is_own(self, network: str) -> bool:
         return self.own is not None and network == self.own.name

@@ -6,7 +6,7 @@ a module imports its runtime where it uses it: a machine that only trains has no
 
 import difflib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Protocol
 
@@ -32,6 +32,10 @@ class Measured:
     flash_bytes: int | None = None
     flash_source: str | None = None
     cycles: int | None = None
+    latency_by_threads: dict[str, float] = field(default_factory=dict)
+    accuracy_source: str = "measured"
+    device: str = ""
+    doubts: tuple[str, ...] = ()
 
 
 class Target(Protocol):
@@ -52,8 +56,11 @@ class Target(Protocol):
     def seconds_to_predict(self, images: int, macs: int) -> float:
         """What `predict` should take on this machine for a network of `macs` multiply-accumulates."""
 
-    def measure(self, contents: Sequence[bytes], threads: int, progress: Progress) -> list[Measured]:
-        """Measure every file, with nothing else running."""
+    def measure(
+        self, contents: Sequence[bytes], threads: int, progress: Progress, golden: np.ndarray
+    ) -> list[Measured]:
+        """Measure every file, with nothing else running. golden: a few images, uint8 N x H x W x C, for a target whose
+        `predict` is not its own, to compare answers."""
 
 
 # Kind: module and class, loaded when asked for.
@@ -61,6 +68,7 @@ TARGETS: dict[str, str] = {
     "cpu": "dlmo.measure.targets.host:Host",
     "mcu": "dlmo.measure.targets.microcontroller:Microcontroller",
     "npu": "dlmo.measure.targets.npu:Npu",
+    "ssh": "dlmo.measure.targets.ssh:Ssh",
 }
 
 

@@ -37,7 +37,9 @@ class Host:
     def seconds_to_predict(self, images: int, macs: int) -> float:
         return images * _SECONDS_PER_IMAGE
 
-    def measure(self, contents: Sequence[bytes], threads: int, progress: Progress) -> list[Measured]:
+    def measure(
+        self, contents: Sequence[bytes], threads: int, progress: Progress, golden: np.ndarray
+    ) -> list[Measured]:
         """Latency is measured last, all files in turns."""
         from dlmo.measure.latency import measure_latency
         from dlmo.measure.memory import measure_memory
@@ -49,7 +51,7 @@ class Host:
                 memory.append(measure_memory(content))
                 update((index + 1) / len(contents))
         with progress.stage(f"measure latency, {threads} thread{'s' if threads > 1 else ''}") as update:
-            latencies = measure_latency(contents, threads, update)
+            latencies = measure_latency(contents, threads, update, open_file=Runner)
         found = []
         for content, ram, latency in zip(contents, memory, latencies):
             partitions, delegated = Runner(content).delegation()

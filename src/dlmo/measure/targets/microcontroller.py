@@ -37,7 +37,9 @@ class Microcontroller:
     def seconds_to_predict(self, images: int, macs: int) -> float:
         return images * macs * _SECONDS_PER_MAC
 
-    def measure(self, contents: Sequence[bytes], threads: int, progress: Progress) -> list[Measured]:
+    def measure(
+        self, contents: Sequence[bytes], threads: int, progress: Progress, golden: np.ndarray
+    ) -> list[Measured]:
         from dlmo.runtimes.tflm.flash import flash
 
         found = []

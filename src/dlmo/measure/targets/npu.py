@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from dlmo.measure.targets import Measured
 from dlmo.measure.targets.host import Host
 from dlmo.progress import Progress
@@ -22,7 +24,9 @@ class Npu(Host):
 
         compiler.require(self._accelerator)
 
-    def measure(self, contents: Sequence[bytes], threads: int, progress: Progress) -> list[Measured]:
+    def measure(
+        self, contents: Sequence[bytes], threads: int, progress: Progress, golden: np.ndarray
+    ) -> list[Measured]:
         from dlmo.runtimes.vela import compiler
 
         found = []

@@ -131,28 +131,36 @@ class Runner:
 
     def delegation(self) -> tuple[int, float]:
         """How many delegated partitions the graph runs in, and the share of its nodes inside them, 0 to 1."""
-        partitions, delegated = self.delegated_nodes()
-        return partitions, sum(delegated) / max(1, len(delegated))
+        return delegation_of(self.interpreter._get_ops_details(), self.output["index"])
 
     def delegated_nodes(self) -> tuple[int, list[bool]]:
         """How many delegated partitions there are, and of every operator, in the file's order, whether it is in one."""
-        nodes = self.interpreter._get_ops_details()
-        delegates = [node for node in nodes if node["op_name"] == "DELEGATE"]
-        plain = [node for node in nodes if node["op_name"] != "DELEGATE"]
-        inside = {int(tensor) for node in delegates for tensor in node["outputs"]}
-        maker = {int(tensor): index for index, node in enumerate(plain) for tensor in node["outputs"]}
-        # The interpreter lists delegated nodes too. One runs by itself exactly when its output is wanted by a
-        # partition, by the caller or by another such node, and no partition delivers it.
-        wanted = [self.output["index"], *(int(tensor) for node in delegates for tensor in node["inputs"])]
-        outside: set[int] = set()
-        while wanted:
-            tensor = wanted.pop()
-            index = maker.get(tensor)
-            if index is None or tensor in inside or index in outside:
-                continue
-            outside.add(index)
-            wanted.extend(int(tensor) for tensor in plain[index]["inputs"])
-        return len(delegates), [index not in outside for index in range(len(plain))]
+        return _delegated_nodes(self.interpreter._get_ops_details(), self.output["index"])
+
+
+def delegation_of(nodes: list[dict], output: int) -> tuple[int, float]:
+    """Partitions, and the share of nodes inside them, of an interpreter's list of nodes; output: its tensor's index."""
+    partitions, delegated = _delegated_nodes(nodes, output)
+    return partitions, sum(delegated) / max(1, len(delegated))
+
+
+def _delegated_nodes(nodes: list[dict], output: int) -> tuple[int, list[bool]]:
+    delegates = [node for node in nodes if node["op_name"] == "DELEGATE"]
+    plain = [node for node in nodes if node["op_name"] != "DELEGATE"]
+    inside = {int(tensor) for node in delegates for tensor in node["outputs"]}
+    maker = {int(tensor): index for index, node in enumerate(plain) for tensor in node["outputs"]}
+    # The interpreter lists delegated nodes too. One runs by itself exactly when its output is wanted by a
+    # partition, by the caller or by another such node, and no partition delivers it.
+    wanted = [output, *(int(tensor) for node in delegates for tensor in node["inputs"])]
+    outside: set[int] = set()
+    while wanted:
+        tensor = wanted.pop()
+        index = maker.get(tensor)
+        if index is None or tensor in inside or index in outside:
+            continue
+        outside.add(index)
+        wanted.extend(int(tensor) for tensor in plain[index]["inputs"])
+    return len(delegates), [index not in outside for index in range(len(plain))]
 
 
 def _input_layout(
