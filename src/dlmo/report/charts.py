@@ -152,7 +152,7 @@ def _steps_chart(rungs: tuple[Rung, ...], values: list[dict], layer: list[dict])
         "$schema": SCHEMA,
         "width": "container",
         "autosize": {"type": "fit-x", "contains": "padding"},
-        "height": {"step": 30},
+        "height": 30 * len(rungs),
         "data": {"values": values},
         "encoding": {"y": y},
         "layer": layer,

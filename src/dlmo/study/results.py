@@ -277,19 +277,19 @@ class Run:
         }
 
     def to_csv(self) -> str:
-        """One line per result, columns as in results.json; for every further target its latencies and memory; then the
-        recipes that failed, with their `error`."""
+        """One line per result, columns as in results.json; then the recipes that failed, with their
+        `error`. Further targets have columns of their own, latencies and memory."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         names = [entry.name for entry in fields(Result) if entry.name != "elsewhere"]
         further = [(target, name) for target in self.further_targets for name in _FURTHER_COLUMNS]
-        writer.writerow([*names, *(f"{name} on {target}" for target, name in further), "error"])
+        writer.writerow([*names, "error", *(f"{name} on {target}" for target, name in further)])
         for result in self.results:
             others = [getattr(result.elsewhere[target], name) for target, name in further]
-            writer.writerow([*(csv_cell(getattr(result, name)) for name in names), *others, ""])
+            writer.writerow([*(csv_cell(getattr(result, name)) for name in names), "", *others])
         for failure in self.failures:
             known = [csv_cell(getattr(failure, name, "")) for name in names]
-            writer.writerow([*known, *([""] * len(further)), failure.error])
+            writer.writerow([*known, failure.error, *([""] * len(further))])
         return text.getvalue()
 
 
