@@ -1,6 +1,6 @@
 """What a study costs on a cluster: overhead per stage, speed of two workers, a simulated study of 10,000 recipes.
 
-    python benchmarks/cluster.py [--part overhead|speed|simulation|store|device]... [--recipes 10000] [--epochs 10]
+    python benchmarks/cluster.py [--part NAME]... [--recipes 10000] [--epochs 10]
 
 Prints the figures that docs/scale.md cites. Ray runs on this machine (`local:CORES`); starting it, and its workers'
 imports, are measured with one empty stage and taken off. Stub stages write one small file each into the store.
@@ -9,11 +9,13 @@ overhead:   stub stages one after the other on a cluster of one core, against th
 speed:      the trainings of a grid on digits, on a cluster of one and of two cores in turns, one thread each
 simulation: the tasks of so many real recipes with stubs for stages: 25 networks, 8 setups, as many seeds as it takes
 store:      one stage to and from S3, as moto serves it on this machine, and what the stages of networks weigh
+database:   what a search with Optuna writes for each trial, if Optuna is installed
 device:     memory and latency of files on this machine, one after the other
 """
 
 import argparse
 import itertools
+import logging
 import os
 import resource
 import tempfile
@@ -139,6 +141,7 @@ def store(stages: int = 50, size: int = 1_000_000) -> None:
     import boto3
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line per request
     server = ThreadedMotoServer(port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -168,6 +171,33 @@ def store(stages: int = 50, size: int = 1_000_000) -> None:
         )
 
 
+def database(trials: int = 100, parameters: int = 6) -> None:
+    """What a search writes: Optuna's storage in SQLite, one trial after the other."""
+    import optuna
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    writes = 0
+
+    @event.listens_for(Engine, "before_cursor_execute")
+    def count(connection, cursor, statement, *rest) -> None:
+        nonlocal writes
+        writes += statement.lstrip().upper().startswith(("INSERT", "UPDATE"))
+
+    with tempfile.TemporaryDirectory() as folder:
+        study = optuna.create_study(storage=f"sqlite:///{folder}/search.db", sampler=optuna.samplers.RandomSampler())
+        writes, started = 0, time.perf_counter()
+        for _ in range(trials):
+            trial = study.ask()
+            study.tell(trial, sum(trial.suggest_float(f"x{number}", 0, 1) for number in range(parameters)))
+        took = (time.perf_counter() - started) / trials
+    print(
+        f"database: an Optuna trial of {parameters} parameters writes {writes / trials:.1f} times to SQLite in "
+        f"{1000 * took:.0f} ms, n = {trials}"
+    )
+
+
 def device(files: int = 20) -> None:
     images = np.random.default_rng(0).integers(0, 256, (100, 32, 32, 3), np.uint8)
     contents = [int8_file("resnet20", images)] * files
@@ -181,7 +211,7 @@ def device(files: int = 20) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ("overhead", "speed", "simulation", "store", "device")
+    parts = ("overhead", "speed", "simulation", "store", "database", "device")
     parser.add_argument("--part", action="append", choices=parts)
     parser.add_argument("--recipes", type=int, default=10_000)
     parser.add_argument("--epochs", type=int, default=10)
@@ -198,6 +228,8 @@ def main() -> None:
         simulation(arguments.recipes, arguments.cores)
     if "store" in chosen:
         store()
+    if "database" in chosen:
+        database()
     if "device" in chosen:
         device()
 

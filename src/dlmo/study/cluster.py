@@ -15,6 +15,7 @@ from dlmo import __version__
 from dlmo.errors import UserError, one_line
 from dlmo.measure.targets import Target
 from dlmo.progress import SilentProgress
+from dlmo.runtimes.litert.interpreter import quiet
 from dlmo.study.graph import Task
 from dlmo.study.stages import Workspace
 from dlmo.study.store import Store
@@ -88,7 +89,7 @@ def make_on(address: str, workspace: Workspace, tasks: Sequence[Task]) -> dict[s
                     if error is not None:
                         errors[task.key] = error
                     done += _seconds(task)
-                update(done / work)
+                    update(done / work)
     return errors
 
 
@@ -104,7 +105,8 @@ def _connected(address: str) -> Iterator[None]:
         options = {"address": "local", "num_cpus": int(cores) if cores else None, "include_dashboard": False}
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody asked to send any
     try:
-        ray.init(**options, log_to_driver=False, logging_level="ERROR")
+        with quiet():  # it tells that it was told to be quiet
+            ray.init(**options, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # another version of Ray or Python there, this machine is no part of the cluster, ...
         raise UserError(f"--cluster {address}: {one_line(error)}") from None
     try:
