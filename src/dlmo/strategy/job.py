@@ -21,7 +21,7 @@ from dlmo.strategy.plan import augmentation_for, class_weights_for, make_plan, r
 from dlmo.study.recipe import Float32, Qat, Recipe, parse
 from dlmo.study.results import Choice, Result, Run
 from dlmo.study.run import Outcome, comparer, run_recipes
-from dlmo.study.stages import Workspace, check_teaching
+from dlmo.study.stages import Workspace, check_cutting, check_teaching
 from dlmo.study.store import Store, default_root
 
 # Beyond it, the seeds of epochs leave torch's range.
@@ -107,6 +107,7 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
         if network is None or possible(recipe, network, job.strict):
             recipes.setdefault(recipe.network, []).append(recipe)
             check_teaching(workspace, recipe)
+            check_cutting(workspace, recipe)
     seeds = options.seeds
     plan = make_plan(
         workspace, list(recipes), recipes, seconds, options.epochs, all_networks=job.all_networks, seeds=len(seeds)

@@ -18,7 +18,7 @@ from dlmo.measure.targets.host import Host
 from dlmo.networks.own import OwnNetwork
 from dlmo.progress import Progress, Update
 from dlmo.runtimes.litert.flatbuffer import write_atomically
-from dlmo.study.recipe import Int8, Kd, Precision, Prune, PruneChannels, Qat, Recipe, Step
+from dlmo.study.recipe import Float32, Int8, Kd, Precision, Prune, PruneChannels, Qat, Recipe, Step
 from dlmo.study.results import Repair
 from dlmo.study.store import Store, key_of
 from dlmo.study.teaching import TeacherFile
@@ -30,6 +30,9 @@ _VERSIONS = {"train": 2, "import": 1, "technique": 3, "float": 2, "artifact": 3,
 
 # One teacher for all students and seeds: it is given, as the data are, not a part of what is repeated.
 _TEACHER_SEED = 0
+_FLOAT32 = Float32()
+# Images that show whether an untrained network can be cut; only criteria that look at gradients use them.
+_CHECKED_IMAGES = 64
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class NetworkPlan:
         epoch = self.qat_epoch_seconds if isinstance(step, Qat) else self.epoch_seconds
         resized = PROGRESSIVE_COST if schedule.progressive else 1.0
         seconds = epoch * schedule.epochs * resized
+        if kd is None and isinstance(step, PruneChannels) and step.parent_teaches is not None:
+            return seconds + epoch / 3 * step.parent_teaches.views_in(schedule.epochs)
         if kd is None or kd.loss == "shallow":
             return seconds
         teacher = self.teacher_seconds.get(kd.teacher, self.epoch_seconds)
@@ -135,7 +140,7 @@ def make_artifact(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed:
     """Run every stage of a recipe that the store does not hold yet."""
     trained = train(workspace, recipe.network, plan, seed, recipe.kd)
     for step in recipe.further_trainings:
-        trained = train_further(workspace, trained, step, plan, seed, recipe.kd)
+        trained = train_further(workspace, trained, step, plan, seed, recipe.kd, recipe.precision)
     return convert(workspace, trained, recipe.precision, seed)
 
 
@@ -164,7 +169,7 @@ def trainings_of(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed: 
         key = _train_key(workspace, network, plan, seed, kd)
         found.append(Expected("train", key, plan.seconds_of(None, kd)))
     for step in recipe.further_trainings:
-        key = _technique_key(workspace, key, network, step, plan, seed, kd)
+        key = _technique_key(workspace, key, network, step, plan, seed, kd, recipe.precision)
         found.append(Expected("technique", key, plan.seconds_of(step, kd)))
     return found
 
@@ -190,6 +195,18 @@ def check_teaching(workspace: Workspace, recipe: Recipe) -> None:
     check_maps(kd, build(recipe.network), teacher, workspace.dataset.input_shape)
 
 
+def check_cutting(workspace: Workspace, recipe: Recipe) -> None:
+    """Refuse, before any training, a limit that the recipe's network cannot be cut to."""
+    for step in recipe.further_trainings:
+        if isinstance(step, PruneChannels) and step.limited:
+            from dlmo.study.cutting import target_of
+            from dlmo.techniques.channel_pruning import cut
+
+            network = build_network(workspace, recipe.network).eval()
+            target = target_of(workspace, step, recipe.network, network, recipe.precision)
+            cut(network, network, target, workspace.dataset.train.spread(_CHECKED_IMAGES))
+
+
 def train(workspace: Workspace, network: str, plan: NetworkPlan, seed: int, kd: Kd | None = None) -> Trained:
     """Train a network from scratch, under a teacher where `kd` names one; or take in the user's."""
     if workspace.is_own(network):
@@ -200,7 +217,7 @@ def train(workspace: Workspace, network: str, plan: NetworkPlan, seed: int, kd: 
 
         torch.manual_seed(seed)
         fresh = build_network(workspace, network)
-        _train_into(folder, workspace, network, fresh, None, None, plan, seed, kd)
+        _train_into(folder, workspace, network, fresh, None, None, plan, seed, kd, None)
 
     key = _train_key(workspace, network, plan, seed, kd)
     return _read_trained(key, workspace.store.stage("train", key, make))
@@ -224,15 +241,24 @@ def _import(workspace: Workspace) -> Trained:
 
 
 def train_further(
-    workspace: Workspace, parent: Trained, step: Step, plan: NetworkPlan, seed: int, kd: Kd | None = None
+    workspace: Workspace,
+    parent: Trained,
+    step: Step,
+    plan: NetworkPlan,
+    seed: int,
+    kd: Kd | None = None,
+    precision: Precision = _FLOAT32,
 ) -> Trained:
-    """Train an already trained network under a step's technique, and under the teacher it had."""
+    """Train an already trained network under a step's technique, and under the teacher it had.
+
+    precision: of the recipe's file, whose size or latency may be the step's limit.
+    """
 
     def make(folder: Path) -> None:
         network = load_network(workspace, parent)
-        _train_into(folder, workspace, parent.network, network, parent, step, plan, seed, kd)
+        _train_into(folder, workspace, parent.network, network, parent, step, plan, seed, kd, precision)
 
-    key = _technique_key(workspace, parent.key, parent.network, step, plan, seed, kd)
+    key = _technique_key(workspace, parent.key, parent.network, step, plan, seed, kd, precision)
     return _read_trained(key, workspace.store.stage("technique", key, make))
 
 
@@ -248,11 +274,25 @@ def _train_key(workspace: Workspace, network: str, plan: NetworkPlan, seed: int,
 
 
 def _technique_key(
-    workspace: Workspace, parent: str, network: str, step: Step, plan: NetworkPlan, seed: int, kd: Kd | None
+    workspace: Workspace,
+    parent: str,
+    network: str,
+    step: Step,
+    plan: NetworkPlan,
+    seed: int,
+    kd: Kd | None,
+    precision: Precision,
 ) -> str:
     values = step.model_dump(exclude={"epochs"})
-    shared = _training_inputs(workspace, plan.schedule_of(step), seed)
-    inputs = {"parent": parent, "step": step.name, **values, **shared}
+    schedule = plan.schedule_of(step)
+    inputs = {"parent": parent, "step": step.name, **values, **_training_inputs(workspace, schedule, seed)}
+    if isinstance(step, PruneChannels):
+        from dlmo.study.cutting import key_inputs
+
+        inputs |= key_inputs(workspace, step, network, precision)
+        taught = step.parent_teaches
+        if kd is None and taught is not None:
+            inputs["kd"] = {"loss": taught.loss, "views": taught.views_in(schedule.epochs), **taught.settings}
     return key_of("technique", _VERSIONS["technique"], inputs | _kd_inputs(workspace, kd, network, plan, seed))
 
 
@@ -406,8 +446,8 @@ def _technique(step: Step | None, parent: Trained | None):
     return Technique()
 
 
-def _teaching(workspace: Workspace, kd: Kd, student: str, teacher: Trained | None, plan: NetworkPlan, seed: int):
-    """The technique of learning from a teacher."""
+def _teaching(workspace: Workspace, kd: Kd, student: str, teacher: Trained | None, views: int | None, seed: int):
+    """The technique of learning from a teacher, over so many fixed views of each image."""
     import torch
 
     from dlmo.study.teaching import technique_for
@@ -442,7 +482,7 @@ def _teaching(workspace: Workspace, kd: Kd, student: str, teacher: Trained | Non
         kd,
         network,
         untrained=untrained,
-        views=kd.views_in(plan.train.epochs),
+        views=views,
         answers=answers,
         classes=len(workspace.dataset.classes),
         input_shape=workspace.dataset.input_shape,
@@ -490,6 +530,7 @@ def _train_into(
     plan: NetworkPlan,
     seed: int,
     kd: Kd | None,
+    precision: Precision | None,
 ) -> None:
     """Train and write weights, curve and record into `folder`; resumes from the checkpoint left there."""
     from dlmo.techniques.pruning import sparsity_of
@@ -500,13 +541,17 @@ def _train_into(
     schedule = plan.schedule_of(step)
     state = folder / "checkpoint.safetensors"
     epochs = f"{schedule.epochs} epoch{'s' if schedule.epochs > 1 else ''}"
-    title = f"{step.name if step else 'train'} {name}{' with a teacher' if kd else ''}: {epochs}"
     technique = _technique(step, parent)
-    teacher = None
+    taught, teacher, views = kd, None, None
     if kd is not None:
-        teacher = _teacher(workspace, kd, name, step, plan, seed)
+        teacher, views = _teacher(workspace, kd, name, step, plan, seed), kd.views_in(plan.train.epochs)
+    elif isinstance(step, PruneChannels) and step.parent_teaches is not None:
+        taught, teacher = step.parent_teaches, parent
+        views = taught.views_in(schedule.epochs)
+    title = f"{step.name if step else 'train'} {name}{' with a teacher' if taught else ''}: {epochs}"
+    if taught is not None:
         # Last: its taps belong on the network as the technique before it leaves it.
-        teaching = _teaching(workspace, kd, name, teacher, plan, seed)
+        teaching = _teaching(workspace, taught, name, teacher, views, seed)
         technique = Chain(technique, teaching)
 
     def fit(network, schedule, state, progress):
@@ -526,7 +571,7 @@ def _train_into(
 
     with workspace.progress.stage(title, plan.seconds_of(step, kd)) as update:
         if isinstance(step, PruneChannels):
-            training = _cut_channels(folder, workspace, network, step, schedule, fit, update)
+            training = _cut_channels(folder, workspace, name, network, step, schedule, precision, fit, update)
         else:
             training = fit(network, schedule, state, update)
     before = parent or teacher  # a parent's seconds hold its teacher's
@@ -551,10 +596,21 @@ def _train_into(
     state.unlink(missing_ok=True)
 
 
-def _cut_channels(folder: Path, workspace: Workspace, network, step: PruneChannels, schedule: Schedule, fit, update):
-    from dlmo.techniques.channel_pruning import Target, train_in_rounds
+def _cut_channels(
+    folder: Path,
+    workspace: Workspace,
+    name: str,
+    network,
+    step: PruneChannels,
+    schedule: Schedule,
+    precision: Precision,
+    fit,
+    update: Update,
+):
+    from dlmo.study.cutting import target_of
+    from dlmo.techniques.channel_pruning import train_in_rounds
 
-    target = Target(step.ratio, step.macs, step.criterion, step.scope, step.round_to)
+    target = target_of(workspace, step, name, network, precision)
     return train_in_rounds(network, target, step.rounds, workspace.dataset.train, schedule, folder, fit, update)
 
 
