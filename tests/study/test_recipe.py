@@ -43,7 +43,12 @@ def test_a_missing_precision_is_float32_or_int8_after_qat():
 
 @pytest.mark.parametrize(
     "given, canonical",
-    [("size=96KB", "size=96000"), ("size=96 KiB", "size=98304"), ("latency=70us", "latency=0.07"), ("latency=2", "latency=2")],  # fmt: skip
+    [
+        ("size=96KB", "size=96000"),
+        ("size=96 KiB", "size=98304"),
+        ("latency=70us", "latency=0.07"),
+        ("latency=2", "latency=2"),
+    ],
 )
 def test_limits_have_units(given, canonical):
     recipe = parse(f"resnet20 > prune_channels({given}) > int8")
