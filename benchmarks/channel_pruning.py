@@ -74,10 +74,9 @@ def main() -> None:
     facts = machine()
     print(f"{facts['cpu']}, {facts['cores']} cores, {facts['instructions']}; one thread, load {os.getloadavg()[0]:.1f}")
     print(f"{data.name}, {arguments.network} {arguments.precision}, {len(data.train):,} training and "
-          f"{len(data.validation):,} validation images, {arguments.epochs} epochs, {arguments.seeds} seeds")  # fmt: skip
-    print(
-        f"{'steered by':12}{'budget':>8}{'accuracy':>10}{'(spread)':>10}{'ms':>9}{'foretold':>10}{'MACs':>12}{'bytes':>10}"
-    )
+          f"{len(data.validation):,} validation images, {arguments.epochs} epochs, {arguments.seeds} seeds",
+          f"\n{'steered by':12}{'budget':>8}{'accuracy':>10}{'(spread)':>10}{'ms':>9}{'foretold':>10}"
+          f"{'MACs':>12}{'bytes':>10}")  # fmt: skip
     for (way, share), found in rows.items():
         mean, spread = np.mean(found, 0), np.std(found, 0)
         print(f"{way:12}{share:>8g}{100 * mean[0]:>10.2f}{100 * spread[0]:>10.2f}{mean[1]:>9.4f}{mean[2]:>10.4f}"

@@ -1,7 +1,7 @@
 """From a recipe's `prune_channels` step to what is cut: its limit, told in bytes of files and time of layers.
 
-What a limit needs to know is read off a file of the network before any training, which has the recipe's precision:
-the bytes of a layer, and what the whole network takes beside the sum of its layers.
+What a limit needs to know is read off a file of the uncut network in the recipe's precision, before any training: the
+bytes of a layer, and what the whole network takes beside the sum of its layers.
 """
 
 from pathlib import Path
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from dlmo.techniques.channel_pruning import Limit, Target
 
 # Raise a number when the stage's code changes what it would produce.
-_VERSIONS = {"untrained": 1, "latency": 1}
-# Ranges of an untrained network mean nothing, but it needs some.
+_VERSIONS = {"uncut": 1, "latency": 1}
+# Its ranges do not matter either, but an int8 file needs some.
 _RANGE_IMAGES = 2
 
 
@@ -53,7 +53,7 @@ def _limit(
         whole = sum(shape.macs for shape in _shapes(workspace, network))
         return Limit("macs", step.macs, "", lambda shape: shape.macs / whole)
     if step.size is not None:
-        size = FileSize.of(_untrained_file(workspace, name, network, precision))
+        size = FileSize.of(_uncut_file(workspace, name, network, precision))
         return Limit("size", step.size, " bytes", size, size.rest)
     if step.latency is not None:
         table = latency_table(workspace, name, network, precision)
@@ -66,7 +66,7 @@ def latency_table(workspace: "Workspace", name: str, network: "nn.Module", preci
     shapes = _shapes(workspace, network)
 
     def make(folder: Path) -> None:
-        content = _untrained_file(workspace, name, network, precision)
+        content = _uncut_file(workspace, name, network, precision)
         with workspace.progress.stage(f"time the layers of {name}") as update:
             table = measure_table(shapes, _number_format(precision), update)
             whole = measure_latency([content], threads=1)[0].p50_ms
@@ -77,12 +77,12 @@ def latency_table(workspace: "Workspace", name: str, network: "nn.Module", preci
 
 
 def _table_key(workspace: "Workspace", name: str, precision: Precision) -> str:
-    inputs = {"untrained": _untrained_key(workspace, name, precision), "machine": workspace.target.identity()}
+    inputs = {"uncut": _uncut_key(workspace, name, precision), "machine": workspace.target.identity()}
     return key_of("latency", _VERSIONS["latency"], inputs)
 
 
-def _untrained_file(workspace: "Workspace", name: str, network: "nn.Module", precision: Precision) -> bytes:
-    """A file of the network with weights that do not matter: a stage."""
+def _uncut_file(workspace: "Workspace", name: str, network: "nn.Module", precision: Precision) -> bytes:
+    """A file of the whole network, whose weights do not matter: a stage."""
 
     def make(folder: Path) -> None:
         from dlmo.runtimes.litert.quantize import static_int8
@@ -90,7 +90,7 @@ def _untrained_file(workspace: "Workspace", name: str, network: "nn.Module", pre
         from dlmo.techniques.integer_form import integer_form, needs_integer_form
 
         int8 = isinstance(precision, Int8)
-        with workspace.progress.stage(f"convert {name} untrained"):
+        with workspace.progress.stage(f"convert {name}"):
             prepared = integer_form(network) if int8 and needs_integer_form(network) else network
             content = float_content(prepared, workspace.dataset, fake_quantized=False)
             if int8:
@@ -100,11 +100,11 @@ def _untrained_file(workspace: "Workspace", name: str, network: "nn.Module", pre
                 content, _ = artifact_content(content, precision, workspace.dataset, 0, **options)
         write_atomically(folder / "model.tflite", content)
 
-    key = _untrained_key(workspace, name, precision)
-    return (workspace.store.stage("untrained", key, make) / "model.tflite").read_bytes()
+    key = _uncut_key(workspace, name, precision)
+    return (workspace.store.stage("uncut", key, make) / "model.tflite").read_bytes()
 
 
-def _untrained_key(workspace: "Workspace", name: str, precision: Precision) -> str:
+def _uncut_key(workspace: "Workspace", name: str, precision: Precision) -> str:
     dataset = workspace.dataset
     inputs = {
         "network": workspace.own.fingerprint if workspace.is_own(name) else name,
@@ -113,7 +113,7 @@ def _untrained_key(workspace: "Workspace", name: str, precision: Precision) -> s
         "stem": workspace.stem,
         "precision": precision.name,
     }
-    return key_of("untrained", _VERSIONS["untrained"], inputs)
+    return key_of("uncut", _VERSIONS["uncut"], inputs)
 
 
 def _shapes(workspace: "Workspace", network: "nn.Module") -> list[LayerShape]:

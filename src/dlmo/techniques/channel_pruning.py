@@ -134,24 +134,25 @@ def cut(network: nn.Module, original: nn.Module, target: Target, images: Split, 
     groups = _groups(network, sample, target.criterion, images)
     widths = {name: original.get_submodule(name).weight.shape[0] for name in groups}
     multiple = target.round_to if done == 1 else 1
-    scores = {name: group.scores for name, group in groups.items()}
+    ranks = {name: group.scores for name, group in groups.items()}
+    costs = None
+    if target.limit is not None:
+        costs = _Costs(file_layers(network, input_shape), groups, target.limit)
+        if target.scope == "global":
+            ranks = {name: _lost(group) / costs.per_channel(name, target.round_to) for name, group in groups.items()}
 
     def kept(share: float) -> dict[str, int]:
         """Channels of each group when about this share of all goes."""
-        counts = _counts(scores, share, target.scope)
-        return {name: _rounded(counts[name], len(scores[name]), widths[name], multiple) for name in groups}
+        counts = _counts(ranks, share, target.scope)
+        return {name: _rounded(counts[name], len(ranks[name]), widths[name], multiple) for name in groups}
 
-    if target.limit is None:
+    if costs is None:
         wanted = sum(widths.values()) * (1 - target.ratio * done)
-        counts = kept(max(0.0, 1 - wanted / sum(map(len, scores.values()))))
+        counts = kept(max(0.0, 1 - wanted / sum(map(len, ranks.values()))))
     else:
-        costs = _Costs(file_layers(network, input_shape), groups, target.limit)
         whole = total_cost(original, input_shape, target.limit)
-        if target.scope == "global":
-            scores = {name: _lost(group) / costs.per_channel(name, target.round_to) for name, group in groups.items()}
         counts = _within(whole - max(0.0, whole - target.limit.most) * done, kept, costs, target.limit)
-    ranked = {name: group.scores.argsort() for name, group in groups.items()}
-    smaller = _without(network, sample, {name: ranked[name][: -counts[name]] for name in groups})
+    smaller = _without(network, sample, {name: ranks[name].argsort()[: -counts[name]] for name in groups})
     _check_rebuilt(smaller, original, sample)
     return smaller
 
