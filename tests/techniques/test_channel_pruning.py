@@ -95,7 +95,9 @@ def test_narrow_layers_are_rounded_to_less(images):
 def test_a_share_of_the_macs(share, scope, images):
     original = network("mobilenet_v2@0.5")
     smaller = cut(original, original, Target(0.5, share_of_macs(original, share), "magnitude", scope, 8), images)
-    assert 0.85 * share < macs(smaller) / macs(original) <= share
+    # The same share of every layer, in multiples of 8: that comes in larger steps.
+    closest = 0.85 if scope == "global" else 0.7
+    assert closest * share < macs(smaller) / macs(original) <= share
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -134,7 +136,7 @@ def test_a_limit_that_is_met_already_cuts_nothing(images):
 
 def test_a_limit_out_of_reach_is_named(images):
     original = network("resnet8")
-    with pytest.raises(UserError, match=r"macs=0.001 is out of reach: with the fewest channels this network has 0\.0"):
+    with pytest.raises(UserError, match=r"macs=0.001 is out of reach: with the fewest channels this network has 0\.\d+"):
         cut(original, original, Target(0.5, share_of_macs(original, 0.001), "magnitude", "global", 8), images)
 
 
