@@ -30,6 +30,9 @@ def networks():
     images = Split(np.random.default_rng(0).integers(0, 256, (4, *SHAPE), np.uint8), np.arange(4), ("",) * 4)
     torch.manual_seed(0)
     original = build(NETWORK, classes=4, input_shape=SHAPE).eval()
+    for parameter in original.parameters():
+        if parameter.ndim == 1:  # equal biases, as no trained network has them, would be stored once
+            torch.nn.init.normal_(parameter)
     smaller = cut(original, original, Target(0.5, None, "magnitude", "global", 8), images)
     return images.images, [(module, convert(fold_batch_norm(module), SHAPE)) for module in (original, smaller)]
 

@@ -136,7 +136,7 @@ def test_a_limit_that_is_met_already_cuts_nothing(images):
 
 def test_a_limit_out_of_reach_is_named(images):
     original = network("resnet8")
-    with pytest.raises(UserError, match=r"macs=0.001 is out of reach: with the fewest channels this network has 0\.\d+"):
+    with pytest.raises(UserError, match="macs=0.001 is out of reach: with the fewest channels this network has 0."):
         cut(original, original, Target(0.5, share_of_macs(original, 0.001), "magnitude", "global", 8), images)
 
 

@@ -4,6 +4,7 @@ What a limit needs to know is read off a file of the uncut network in the recipe
 bytes of a layer, and what the whole network takes beside the sum of its layers.
 """
 
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 _VERSIONS = {"uncut": 1, "latency": 1}
 # Its ranges do not matter either, but an int8 file needs some.
 _RANGE_IMAGES = 2
+# Bytes of each layer by which a file may exceed what its constants take: they begin at multiples of 16.
+_PADDING = 16
 
 
 def target_of(
@@ -54,7 +57,8 @@ def _limit(
         return Limit("macs", step.macs, "", lambda shape: shape.macs / whole)
     if step.size is not None:
         size = FileSize.of(_uncut_file(workspace, name, network, precision))
-        return Limit("size", step.size, " bytes", size, size.rest)
+        padding = _PADDING * len(_shapes(workspace, network))
+        return Limit("size", step.size, " bytes", size, size.rest + padding)
     if step.latency is not None:
         table = latency_table(workspace, name, network, precision)
         return Limit("latency", step.latency, " ms", lambda shape: table(shape) / 1000)
@@ -91,7 +95,9 @@ def _uncut_file(workspace: "Workspace", name: str, network: "nn.Module", precisi
 
         int8 = isinstance(precision, Int8)
         with workspace.progress.stage(f"convert {name}"):
-            prepared = integer_form(network) if int8 and needs_integer_form(network) else network
+            prepared = _with_other_biases(network)
+            if int8 and needs_integer_form(prepared):
+                prepared = integer_form(prepared)
             content = float_content(prepared, workspace.dataset, fake_quantized=False)
             if int8:
                 content = shorten_names(static_int8(content, workspace.dataset.train.images[:_RANGE_IMAGES]))
@@ -102,6 +108,18 @@ def _uncut_file(workspace: "Workspace", name: str, network: "nn.Module", precisi
 
     key = _uncut_key(workspace, name, precision)
     return (workspace.store.stage("uncut", key, make) / "model.tflite").read_bytes()
+
+
+def _with_other_biases(network: "nn.Module") -> "nn.Module":
+    """A copy in which no two biases are equal: the converter would store those of an untrained network once."""
+    import torch
+
+    copied, generator = copy.deepcopy(network), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            if parameter.ndim == 1:
+                parameter.normal_(generator=generator)
+    return copied
 
 
 def _uncut_key(workspace: "Workspace", name: str, precision: Precision) -> str:
