@@ -14,6 +14,8 @@ from dlmo.study.recipe import SETUPS, for_setup, parse
         "resnet8 > int8(300)",
         "mobilenet_v2@0.5 > prune_channels(0.5) > prune(0.9) > float32",
         "resnet20 > prune_channels(macs=0.4, criterion=taylor, scope=layer, rounds=2) > qat > int8",
+        "resnet20 > prune_channels(size=96000, teacher=none) > int8",
+        "resnet20 > prune_channels(latency=0.07) > dynamic_int8",
         "resnet20 > kd > float16",
         "resnet20 > kd(wide_resnet_40_2, loss=dkd, temperature=4, beta=6, standardize=true) > prune > qat > int8",
         "resnet8 > kd(self, generations=2, views=0) > int8",
@@ -41,6 +43,21 @@ def test_canonical_text_is_kept():
 def test_a_missing_precision_is_float32_or_int8_after_qat():
     assert str(parse("resnet20")) == "resnet20 > float32"
     assert str(parse("resnet20 > qat")) == "resnet20 > qat > int8"
+
+
+@pytest.mark.parametrize(
+    "given, canonical",
+    [
+        ("size=96KB", "size=96000"),
+        ("size=96 KiB", "size=98304"),
+        ("latency=70us", "latency=0.07"),
+        ("latency=2", "latency=2"),
+    ],
+)
+def test_limits_have_units(given, canonical):
+    recipe = parse(f"resnet20 > prune_channels({given}) > int8")
+    assert str(recipe) == f"resnet20 > prune_channels({canonical}) > int8"
+    assert parse(str(recipe)) == recipe
 
 
 @pytest.mark.parametrize("code", [*SETUPS, "KD", "KD+F16", "KD+PRQ", "KD+QAT"])
@@ -86,7 +103,12 @@ def test_views_are_stored_where_only_answers_count():
         ("resnet20 > float32(3)", "at most 0 values"),
         ("resnet20 > > int8", "is not a step"),
         ("> int8", "no network"),
-        ("resnet20 > prune_channels(0.5, 0.5)", "ratio or macs, not both"),
+        ("resnet20 > prune_channels(0.5, 0.5)", "give only one of ratio, macs"),
+        ("resnet20 > prune_channels(size=96KB, latency=1ms)", "give only one of size, latency"),
+        ("resnet20 > prune_channels(size=big)", 'size "big" is no size'),
+        ("resnet20 > prune_channels(size=12)", "greater than or equal to 1000"),
+        ("resnet20 > prune_channels(latency=-1)", "is no duration"),
+        ("resnet20 > prune_channels(teacher=resnet56)", "'parent' or 'none'"),
         ("resnet20 > prune_channels(criterion=size)", "'magnitude', 'taylor'"),
         ("resnet20 > prune > prune_channels", "must come before"),
         ("resnet20 > prune > kd > int8", "must be the first step"),

@@ -37,7 +37,7 @@ from dlmo.study.graph import file_task
 from dlmo.study.recipe import Float32, Qat, Recipe, parse
 from dlmo.study.results import Choice, Result, Run
 from dlmo.study.run import Cluster, Outcome, comparer, make_recipes, run_recipes
-from dlmo.study.stages import Workspace, check_teaching, make_artifact, scores
+from dlmo.study.stages import Workspace, check_cutting, check_teaching, make_artifact, scores
 from dlmo.study.store import open_store
 from dlmo.tracking.follow import Tracked
 from dlmo.tracking.work import Work, work_of
@@ -179,6 +179,7 @@ def prepare(source: str | Path, job: Job, options: Options, progress: Progress, 
         if network is None or possible(recipe, network, job.strict):
             recipes.setdefault(recipe.network, []).append(recipe)
             check_teaching(workspace, recipe)
+            check_cutting(workspace, recipe)
     return Prepared(workspace, recipes, seconds, notes, trackers)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from dlmo.errors import UserError
-from dlmo.study.recipe import Int8, Prune, Recipe
+from dlmo.study.recipe import Int8, Prune, PruneChannels, Recipe
 
 _SPARSE = "its zeros are stored sparse, and {runtime} does not know DENSIFY, which restores them"
 _INTEGERS_ONLY = "an Ethos-U computes in integers; float operators would run on the CPU beside it"
@@ -29,6 +29,11 @@ _REASONS: dict[str, dict[str, str]] = {
 
 def check(recipe: Recipe, target: str) -> None:
     """Raise UserError if `target` cannot run what the recipe makes, with the nearest recipe that it can run."""
+    if target != "cpu" and any(isinstance(step, PruneChannels) and step.latency for step in recipe.steps):
+        raise UserError(
+            f'"{recipe}": prune_channels(latency=...) times this machine\'s kernels, not those of target {target}; '
+            "give size= or macs="
+        )
     reason = refusal(recipe, target)
     if reason:
         raise UserError(f'target {target} cannot run "{recipe}": {reason}; nearest: "{nearest_legal(recipe, target)}"')

@@ -14,7 +14,7 @@ from dlmo import networks
 from dlmo.errors import UserError
 from dlmo.networks.own import is_own
 from dlmo.techniques.distillation.settings import LOSSES, settings_of
-from dlmo.units import parse_size
+from dlmo.units import parse_duration, parse_size
 
 # Of a trained teacher: dlmo's weights, or a whole network of anyone's.
 _TEACHER_FILES = (".safetensors", ".pt2")
@@ -134,22 +134,54 @@ class Prune(Step):
 
 
 class PruneChannels(Step):
-    """See techniques.channel_pruning. ratio: share of the channels removed; macs: share of the MACs kept."""
+    """See techniques.channel_pruning. Under one of the limits, channels go by importance lost per cost saved.
+
+    ratio: share of the channels removed. macs: share of the MACs kept. size: bytes of the recipe's file, such as 96KB;
+    a `prune` that follows makes it smaller still. latency: milliseconds of the recipe's file on this machine, one
+    thread, such as 0.2ms, by a table of its layers measured here.
+    teacher: `parent`, the network before the cut, or `none`; a recipe's `kd` takes its place.
+    """
 
     name, code, summary = "prune_channels", "CHP", "cuts whole channels: a smaller and faster dense network"
     ratio: float = Field(0.5, gt=0, lt=1, json_schema_extra={"search": [0.25, 0.75]})
-    macs: float | None = Field(None, gt=0, lt=1)  # in place of ratio
+    macs: float | None = Field(None, gt=0, lt=1, json_schema_extra={"search": [0.2, 0.8]})
+    size: int | None = Field(None, ge=1000)
+    latency: float | None = Field(None, gt=0)
     criterion: Literal["magnitude", "taylor", "bn_scale", "lamp"] = "magnitude"
     scope: Literal["global", "layer"] = "global"
     rounds: int = Field(3, ge=1, le=100, json_schema_extra={"search": [1, 5]})
     round_to: int = Field(8, ge=1, le=64)
+    teacher: Literal["parent", "none"] = "parent"
     epochs: int | None = Field(None, ge=1, le=10_000)
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _bytes(cls, size: object) -> object:
+        return parse_size("size", size) if isinstance(size, str) else size
+
+    @field_validator("latency", mode="before")
+    @classmethod
+    def _milliseconds(cls, latency: object) -> object:
+        if not isinstance(latency, str):
+            return latency
+        return round(1000 * parse_duration("latency", latency, default="ms"), 9)
 
     @model_validator(mode="after")
     def _one_target(self) -> "PruneChannels":
-        if {"ratio", "macs"} <= self.model_fields_set:
-            raise ValueError("give ratio or macs, not both")
+        given = [name for name in ("ratio", "macs", "size", "latency") if name in self.model_fields_set]
+        if len(given) > 1:
+            raise ValueError(f"give only one of {', '.join(given)}")
         return self
+
+    @property
+    def limited(self) -> bool:
+        """Whether something else than the share of channels is given."""
+        return (self.macs, self.size, self.latency) != (None, None, None)
+
+    @property
+    def parent_teaches(self) -> Kd | None:
+        """How the network before the cut teaches, where no other teacher does."""
+        return Kd(teacher="self") if self.teacher == "parent" else None
 
 
 class Qat(Step):

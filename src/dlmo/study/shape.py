@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dlmo.atomic import write_atomically
-from dlmo.study.recipe import Int8, Prune, PruneChannels, Qat, Recipe, Step
+from dlmo.study.recipe import Int8, Mixed, Prune, PruneChannels, Qat, Recipe, Step
 from dlmo.study.stages import Workspace, build_network
 from dlmo.study.store import key_of
 
@@ -26,8 +26,8 @@ def untrained_file(workspace: Workspace, recipe: Recipe) -> bytes:
 
         data = workspace.dataset
         precision = recipe.precision
-        if isinstance(precision, Int8):
-            precision = precision.model_copy(update={"calibration": _SEEN_IMAGES})
+        if isinstance(precision, Int8 | Mixed):  # what `mixed` takes away from int8, training decides
+            precision = Int8(calibration=_SEEN_IMAGES)
         content, _ = artifact_content(
             _untrained_float(workspace, recipe),
             precision,
@@ -38,8 +38,12 @@ def untrained_file(workspace: Workspace, recipe: Recipe) -> bytes:
         )
         write_atomically(folder / "model.tflite", content)
 
-    inputs = _shape_of(workspace, recipe) | {"precision": recipe.precision.name}
-    return (workspace.store.stage("shape", key_of("shape", _VERSION, inputs), make) / "model.tflite").read_bytes()
+    return (workspace.store.stage("shape", file_key(workspace, recipe), make) / "model.tflite").read_bytes()
+
+
+def file_key(workspace: Workspace, recipe: Recipe) -> str:
+    """What a recipe's untrained file is kept under."""
+    return key_of("shape", _VERSION, _shape_of(workspace, recipe) | {"precision": recipe.precision.name})
 
 
 def _untrained_float(workspace: Workspace, recipe: Recipe) -> bytes:
@@ -51,7 +55,7 @@ def _untrained_float(workspace: Workspace, recipe: Recipe) -> bytes:
 
     quantization_aware = _holds(recipe, Qat)
     fresh = _initial(workspace, recipe.network)
-    rewritten = isinstance(recipe.precision, Int8) and not quantization_aware and needs_integer_form(fresh)
+    rewritten = isinstance(recipe.precision, Int8 | Mixed) and not quantization_aware and needs_integer_form(fresh)
 
     def make(folder: Path) -> None:
         from dlmo.study.conversion import float_content
@@ -59,7 +63,7 @@ def _untrained_float(workspace: Workspace, recipe: Recipe) -> bytes:
         with workspace.progress.stage(f"convert {recipe.network}, untrained"):
             network = fresh
             for step in recipe.further_trainings:
-                network = _shaped(workspace, network, step)
+                network = _shaped(workspace, recipe, network, step)
             network = integer_form(network) if rewritten else network
             content = float_content(network, workspace.dataset, quantization_aware)
         write_atomically(folder / "model.tflite", content)
@@ -85,7 +89,9 @@ def _initial(workspace: Workspace, name: str):
 
 
 def _shape_of(workspace: Workspace, recipe: Recipe) -> dict:
-    """What the file's shape depends on, but for its precision."""
+    """What the file's shape depends on, but for the precision it is stored in."""
+    from dlmo.study.cutting import key_inputs
+
     own = workspace.own if workspace.is_own(recipe.network) else None
     return {
         "network": own.fingerprint if own else recipe.network,
@@ -93,6 +99,11 @@ def _shape_of(workspace: Workspace, recipe: Recipe) -> dict:
         "input_shape": workspace.dataset.input_shape,
         "stem": workspace.stem,
         "steps": [[step.name, step.model_dump(exclude={"epochs"})] for step in recipe.further_trainings],
+        "limits": [
+            key_inputs(workspace, step, recipe.network, recipe.precision)
+            for step in recipe.further_trainings
+            if isinstance(step, PruneChannels)
+        ],
     }
 
 
@@ -100,14 +111,15 @@ def _holds(recipe: Recipe, kind: type[Step]) -> bool:
     return any(isinstance(step, kind) for step in recipe.steps)
 
 
-def _shaped(workspace: Workspace, network, step: Step):
-    """The network as a step leaves it, but for the values of its weights."""
+def _shaped(workspace: Workspace, recipe: Recipe, network, step: Step):
+    """The network as one of the recipe's steps leaves it, but for the values of its weights."""
     import torch
 
     if isinstance(step, PruneChannels):
-        from dlmo.techniques.channel_pruning import Target, cut
+        from dlmo.study.cutting import target_of
+        from dlmo.techniques.channel_pruning import cut
 
-        target = Target(step.ratio, step.macs, step.criterion, step.scope, step.round_to)
+        target = target_of(workspace, step, recipe.network, network, recipe.precision)
         smaller = network
         for number in range(1, step.rounds + 1):  # as in training: each round's widths follow from the last one's
             smaller = cut(smaller, network, target, workspace.dataset.train, done=number / step.rounds)

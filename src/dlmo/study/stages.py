@@ -18,8 +18,8 @@ from dlmo.data.dataset import Dataset, Split
 from dlmo.measure.targets import Target
 from dlmo.measure.targets.host import Host
 from dlmo.networks.own import OwnNetwork
-from dlmo.progress import Progress
-from dlmo.study.recipe import Int8, Kd, Mixed, Precision, Prune, PruneChannels, Qat, Recipe, Step
+from dlmo.progress import Progress, Update
+from dlmo.study.recipe import Float32, Int8, Kd, Mixed, Precision, Prune, PruneChannels, Qat, Recipe, Step
 from dlmo.study.results import Repair
 from dlmo.study.store import Store, key_of
 from dlmo.study.teaching import TeacherFile
@@ -33,6 +33,9 @@ _VERSIONS = {"train": 2, "import": 1, "technique": 3, "float": 2, "artifact": 4,
 _GOLDEN_IMAGES = 32
 # One teacher for all students and seeds: it is given, as the data are, not a part of what is repeated.
 _TEACHER_SEED = 0
+_FLOAT32 = Float32()
+# Images that show whether an untrained network can be cut; only criteria that look at gradients use them.
+_CHECKED_IMAGES = 64
 
 # The state of an unfinished training, in its stage's folder.
 _CHECKPOINT = "checkpoint.safetensors"
@@ -67,6 +70,8 @@ class NetworkPlan:
         epoch = self.qat_epoch_seconds if isinstance(step, Qat) else self.epoch_seconds
         resized = PROGRESSIVE_COST if schedule.progressive else 1.0
         seconds = epoch * schedule.epochs * resized
+        if kd is None and isinstance(step, PruneChannels) and step.parent_teaches is not None:
+            return seconds + epoch / 3 * step.parent_teaches.views_in(schedule.epochs)
         if kd is None or kd.loss == "shallow":
             return seconds
         teacher = self.teacher_seconds.get(kd.teacher, self.epoch_seconds)
@@ -152,7 +157,7 @@ def make_artifact(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed:
 
 def make_trained(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed: int) -> Trained:
     """Run every training stage of a recipe that the store does not hold yet."""
-    return train_through(workspace, recipe.network, recipe.further_trainings, plan, seed, recipe.kd)
+    return train_through(workspace, recipe, recipe.further_trainings, plan, seed)
 
 
 def make_scores(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed: int) -> None:
@@ -163,12 +168,12 @@ def make_scores(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed: i
 
 
 def train_through(
-    workspace: Workspace, network: str, steps: Sequence[Step], plan: NetworkPlan, seed: int, kd: Kd | None
+    workspace: Workspace, recipe: Recipe, steps: Sequence[Step], plan: NetworkPlan, seed: int
 ) -> Trained:
-    """Train a network from scratch and then under one step after the other."""
-    trained = train(workspace, network, plan, seed, kd)
+    """Train a recipe's network from scratch and then under `steps`, the first of its further ones."""
+    trained = train(workspace, recipe.network, plan, seed, recipe.kd)
     for step in steps:
-        trained = train_further(workspace, trained, step, plan, seed, kd)
+        trained = train_further(workspace, trained, step, plan, seed, recipe.kd, recipe.precision)
     return trained
 
 
@@ -193,28 +198,28 @@ def trainings_of(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed: 
     network, kd = recipe.network, recipe.kd
     found: list[Expected] = []
 
-    def make(name: str, steps: Sequence[Step], seed: int, kd: Kd | None) -> Callable[[Workspace], Trained]:
-        return partial(train_through, network=name, steps=steps, plan=plan, seed=seed, kd=kd)
+    def make(steps: Sequence[Step]) -> Callable[[Workspace], Trained]:
+        return partial(train_through, recipe=recipe, steps=steps, plan=plan, seed=seed)
 
     if workspace.is_own(network):
         key = _train_key(workspace, network, plan, seed, kd)
-        found.append(Expected("import", key, 0.0, network, seed, make(network, (), seed, kd)))
+        found.append(Expected("import", key, 0.0, network, seed, make(())))
     else:
         taught = kd
         while taught is not None and (teacher := _teacher_training(taught, network, seed)) is not None:
             name, own_seed, taught = teacher
             seconds = plan.seconds_of(None, taught) if name == network else plan.teacher_training_seconds(name)
             key = _train_key(workspace, name, plan, own_seed, taught)
-            trained = make(name, (), own_seed, taught)
+            trained = partial(train, network=name, plan=plan, seed=own_seed, kd=taught)
             found.insert(0, Expected("train", key, seconds, _name(name, taught), own_seed, trained))
         key = _train_key(workspace, network, plan, seed, kd)
         seconds = plan.seconds_of(None, kd)
-        found.append(Expected("train", key, seconds, _name(network, kd), seed, make(network, (), seed, kd)))
+        found.append(Expected("train", key, seconds, _name(network, kd), seed, make(())))
     steps = recipe.further_trainings
     for count, step in enumerate(steps, 1):
-        key = _technique_key(workspace, key, network, step, plan, seed, kd)
-        name, trained = _name(network, kd, *steps[:count]), make(network, steps[:count], seed, kd)
-        found.append(Expected("technique", key, plan.seconds_of(step, kd), name, seed, trained))
+        key = _technique_key(workspace, key, network, step, plan, seed, kd, recipe.precision)
+        name = _name(network, kd, *steps[:count])
+        found.append(Expected("technique", key, plan.seconds_of(step, kd), name, seed, make(steps[:count])))
     return found
 
 
@@ -262,6 +267,18 @@ def check_teaching(workspace: Workspace, recipe: Recipe) -> None:
     check_maps(kd, build(recipe.network), teacher, workspace.dataset.input_shape)
 
 
+def check_cutting(workspace: Workspace, recipe: Recipe) -> None:
+    """Refuse, before any training, a limit that the recipe's network cannot be cut to."""
+    for step in recipe.further_trainings:
+        if isinstance(step, PruneChannels) and step.limited:
+            from dlmo.study.cutting import target_of
+            from dlmo.techniques.channel_pruning import cut
+
+            network = build_network(workspace, recipe.network).eval()
+            target = target_of(workspace, step, recipe.network, network, recipe.precision)
+            cut(network, network, target, workspace.dataset.train.spread(_CHECKED_IMAGES))
+
+
 def train(workspace: Workspace, network: str, plan: NetworkPlan, seed: int, kd: Kd | None = None) -> Trained:
     """Train a network from scratch, under a teacher where `kd` names one; or take in the user's."""
     if workspace.is_own(network):
@@ -272,7 +289,7 @@ def train(workspace: Workspace, network: str, plan: NetworkPlan, seed: int, kd: 
 
         torch.manual_seed(seed)
         fresh = build_network(workspace, network)
-        _train_into(folder, workspace, network, fresh, None, None, plan, seed, kd)
+        _train_into(folder, workspace, network, fresh, None, None, plan, seed, kd, None)
 
     key = _train_key(workspace, network, plan, seed, kd)
     return _read_trained(key, workspace.store.stage("train", key, make))
@@ -296,15 +313,24 @@ def _import(workspace: Workspace) -> Trained:
 
 
 def train_further(
-    workspace: Workspace, parent: Trained, step: Step, plan: NetworkPlan, seed: int, kd: Kd | None = None
+    workspace: Workspace,
+    parent: Trained,
+    step: Step,
+    plan: NetworkPlan,
+    seed: int,
+    kd: Kd | None = None,
+    precision: Precision = _FLOAT32,
 ) -> Trained:
-    """Train an already trained network under a step's technique, and under the teacher it had."""
+    """Train an already trained network under a step's technique, and under the teacher it had.
+
+    precision: of the recipe's file, whose size or latency may be the step's limit.
+    """
 
     def make(folder: Path) -> None:
         network = load_network(workspace, parent)
-        _train_into(folder, workspace, parent.network, network, parent, step, plan, seed, kd)
+        _train_into(folder, workspace, parent.network, network, parent, step, plan, seed, kd, precision)
 
-    key = _technique_key(workspace, parent.key, parent.network, step, plan, seed, kd)
+    key = _technique_key(workspace, parent.key, parent.network, step, plan, seed, kd, precision)
     return _read_trained(key, workspace.store.stage("technique", key, make))
 
 
@@ -322,11 +348,25 @@ def _train_key(workspace: Workspace, network: str, plan: NetworkPlan, seed: int,
 
 
 def _technique_key(
-    workspace: Workspace, parent: str, network: str, step: Step, plan: NetworkPlan, seed: int, kd: Kd | None
+    workspace: Workspace,
+    parent: str,
+    network: str,
+    step: Step,
+    plan: NetworkPlan,
+    seed: int,
+    kd: Kd | None,
+    precision: Precision,
 ) -> str:
     values = step.model_dump(exclude={"epochs"})
-    shared = _training_inputs(workspace, plan.schedule_of(step), seed)
-    inputs = {"parent": parent, "step": step.name, **values, **shared}
+    schedule = plan.schedule_of(step)
+    inputs = {"parent": parent, "step": step.name, **values, **_training_inputs(workspace, schedule, seed)}
+    if isinstance(step, PruneChannels):
+        from dlmo.study.cutting import key_inputs
+
+        inputs |= key_inputs(workspace, step, network, precision)
+        taught = step.parent_teaches
+        if kd is None and taught is not None:
+            inputs["kd"] = {"loss": taught.loss, "views": taught.views_in(schedule.epochs), **taught.settings}
     return key_of("technique", _VERSIONS["technique"], inputs | _kd_inputs(workspace, kd, network, plan, seed))
 
 
@@ -487,10 +527,10 @@ def _teaching(
     student: str,
     step: Step | None,
     teacher: Trained | None,
-    plan: NetworkPlan,
+    views: int | None,
     seed: int,
 ):
-    """The technique of learning from a teacher."""
+    """The technique of learning from a teacher, over so many fixed views of each image."""
     import torch
 
     from dlmo.study.teaching import technique_for
@@ -528,7 +568,7 @@ def _teaching(
         network,
         untrained=untrained,
         from_scratch=step is None,
-        views=kd.views_in(plan.train.epochs),
+        views=views,
         answers=answers,
         classes=len(workspace.dataset.classes),
         input_shape=workspace.dataset.input_shape,
@@ -579,6 +619,7 @@ def _train_into(
     plan: NetworkPlan,
     seed: int,
     kd: Kd | None,
+    precision: Precision | None,
 ) -> None:
     """Train and write weights, curve and record into `folder`; resumes from the checkpoint left there."""
     from dlmo.techniques.pruning import sparsity_of
@@ -589,13 +630,17 @@ def _train_into(
     schedule = plan.schedule_of(step)
     state = folder / _CHECKPOINT
     epochs = f"{schedule.epochs} epoch{'s' if schedule.epochs > 1 else ''}"
-    title = f"{step.name if step else 'train'} {name}{' with a teacher' if kd else ''}: {epochs}"
     technique = _technique(step, parent)
-    teacher = None
+    taught, teacher, views = kd, None, None
     if kd is not None:
-        teacher = _teacher(workspace, kd, name, step, plan, seed)
+        teacher, views = _teacher(workspace, kd, name, step, plan, seed), kd.views_in(plan.train.epochs)
+    elif isinstance(step, PruneChannels) and step.parent_teaches is not None:
+        taught, teacher = step.parent_teaches, parent
+        views = taught.views_in(schedule.epochs)
+    title = f"{step.name if step else 'train'} {name}{' with a teacher' if taught else ''}: {epochs}"
+    if taught is not None:
         # Last: its taps belong on the network as the technique before it leaves it.
-        teaching = _teaching(workspace, kd, name, step, teacher, plan, seed)
+        teaching = _teaching(workspace, taught, name, step, teacher, views, seed)
         technique = Chain(technique, teaching)
 
     def fit(network, schedule, state, progress):
@@ -615,7 +660,7 @@ def _train_into(
 
     with workspace.progress.stage(title, plan.seconds_of(step, kd)) as update:
         if isinstance(step, PruneChannels):
-            training = _cut_channels(folder, workspace, network, step, schedule, fit, update)
+            training = _cut_channels(folder, workspace, name, network, step, schedule, precision, fit, update)
         else:
             training = fit(network, schedule, state, update)
     before = parent or teacher  # a parent's seconds hold its teacher's
@@ -640,10 +685,21 @@ def _train_into(
     state.unlink(missing_ok=True)
 
 
-def _cut_channels(folder: Path, workspace: Workspace, network, step: PruneChannels, schedule: Schedule, fit, update):
-    from dlmo.techniques.channel_pruning import Target, train_in_rounds
+def _cut_channels(
+    folder: Path,
+    workspace: Workspace,
+    name: str,
+    network,
+    step: PruneChannels,
+    schedule: Schedule,
+    precision: Precision,
+    fit,
+    update: Update,
+):
+    from dlmo.study.cutting import target_of
+    from dlmo.techniques.channel_pruning import train_in_rounds
 
-    target = Target(step.ratio, step.macs, step.criterion, step.scope, step.round_to)
+    target = target_of(workspace, step, name, network, precision)
     return train_in_rounds(network, target, step.rounds, workspace.dataset.train, schedule, folder, fit, update)
 
 

@@ -7,6 +7,7 @@ arXiv:2301.12900), which also does the cutting. How many channels each layer kee
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,9 @@ from torch import nn
 
 from dlmo.data.dataset import Split
 from dlmo.errors import UserError
-from dlmo.networks.counting import count_module
+from dlmo.networks.counting import layers_of
+from dlmo.networks.shapes import LayerShape
+from dlmo.techniques.fake_quantization import fold_batch_norm
 from dlmo.training import checkpoint
 from dlmo.training.loop import Training, to_network_input
 from dlmo.training.schedule import Schedule
@@ -36,22 +39,39 @@ _LEAST_KEPT = 0.1
 _NARROWEST = 4
 # Share of the epochs for each round but the last, whose long training heals what the cuts broke.
 _ROUND_SHARE = 0.15
-_BISECTIONS = 8
+_BISECTIONS = 10
+# A group of layers that saves nothing (a flat stretch of a latency table) is cut last.
+_LEAST_SAVED = 1e-9
 _GRADIENT_BATCHES, _GRADIENT_BATCH_SIZE = 8, 64
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a cut network may cost at most, and the cost that steers the cut.
+
+    option: what the user limits, such as `size`. most: of the whole network, in `unit`. cost: of one layer. rest: of
+    what no cut changes.
+    """
+
+    option: str
+    most: float
+    unit: str
+    cost: Callable[[LayerShape], float]
+    rest: float = 0.0
 
 
 @dataclass(frozen=True)
 class Target:
     """What is cut, and by which rule.
 
-    ratio: share of the channels removed, 0 to 1. macs: share of the multiply-accumulates kept, 0 to 1; None for
-    the ratio's. criterion: a name in CRITERIA. scope: `global` ranks the channels of all layers together, `layer`
-    takes the same share of every layer. round_to: a layer keeps a multiple of so many channels, as kernels like
-    them; of half, a quarter, ... of it where it was less than twice as wide.
+    ratio: share of the channels removed, 0 to 1. limit: in place of it, what is to be reached; None for the ratio.
+    criterion: a name in CRITERIA. scope: `global` ranks the channels of all layers together, under a limit by
+    importance lost per cost saved; `layer` takes the same share of every layer. round_to: a layer keeps a multiple of
+    so many channels, as kernels like them; of half, a quarter, ... of it where it was less than twice as wide.
     """
 
     ratio: float
-    macs: float | None
+    limit: Limit | None
     criterion: str
     scope: str
     round_to: int
@@ -109,31 +129,42 @@ def cut(network: nn.Module, original: nn.Module, target: Target, images: Split, 
     done: how much of the whole cut is reached hereafter, 0 to 1. Widths are rounded by the last cut only: rounding
     each would undo small ones.
     """
-    height, width, channels = images.images.shape[1:]
+    height, width, channels = input_shape = images.images.shape[1:]
     sample = torch.zeros(1, channels, height, width)
-    scores = _scores(network, sample, target.criterion, images)
-    widths = {name: original.get_submodule(name).weight.shape[0] for name in scores}
+    groups = _groups(network, sample, target.criterion, images)
+    widths = {name: original.get_submodule(name).weight.shape[0] for name in groups}
     multiple = target.round_to if done == 1 else 1
+    ranks = {name: group.scores for name, group in groups.items()}
+    costs = None
+    if target.limit is not None:
+        costs = _Costs(file_layers(network, input_shape), groups, target.limit)
+        if target.scope == "global":
+            ranks = {name: _lost(group) / costs.per_channel(name, target.round_to) for name, group in groups.items()}
 
-    def at(share: float) -> nn.Module:
-        """The network without about this share of its present channels."""
-        counts = _counts(scores, share, target.scope)
-        kept = {name: _rounded(counts[name], len(scores[name]), widths[name], multiple) for name in scores}
-        return _without(network, sample, {name: scores[name].argsort()[: -kept[name]] for name in scores})
+    def kept(share: float) -> dict[str, int]:
+        """Channels of each group when about this share of all goes."""
+        counts = _counts(ranks, share, target.scope)
+        return {name: _rounded(counts[name], len(ranks[name]), widths[name], multiple) for name in groups}
 
-    if target.macs is None:
+    if costs is None:
         wanted = sum(widths.values()) * (1 - target.ratio * done)
-        smaller = at(max(0.0, 1 - wanted / sum(map(len, scores.values()))))
+        counts = kept(max(0.0, 1 - wanted / sum(map(len, ranks.values()))))
     else:
-        limit = count_module(original, (height, width, channels)).macs * (1 - (1 - target.macs) * done)
-        low, high = 0.0, 1.0
-        for _ in range(_BISECTIONS):
-            middle = (low + high) / 2
-            fits = count_module(at(middle), (height, width, channels)).macs <= limit
-            low, high = (low, middle) if fits else (middle, high)
-        smaller = at(high)
+        whole = total_cost(original, input_shape, target.limit)
+        counts = _within(whole - max(0.0, whole - target.limit.most) * done, kept, costs, target.limit)
+    smaller = _without(network, sample, {name: ranks[name].argsort()[: -counts[name]] for name in groups})
     _check_rebuilt(smaller, original, sample)
     return smaller
+
+
+def total_cost(network: nn.Module, input_shape: tuple[int, int, int], limit: Limit) -> float:
+    """What a network costs as a whole. input_shape: height, width, channels."""
+    return limit.rest + sum(limit.cost(shape) for _, shape in file_layers(network, input_shape))
+
+
+def file_layers(network: nn.Module, input_shape: tuple[int, int, int]) -> list[tuple[str, LayerShape]]:
+    """The layers as the file will have them: a BatchNorm that no convolution can take up is one of its own."""
+    return layers_of(fold_batch_norm(network), input_shape)
 
 
 def shapes_of(network: nn.Module, original: nn.Module) -> dict[str, list[int]]:
@@ -204,8 +235,21 @@ def _graph(network: nn.Module, sample: torch.Tensor):
     return torch_pruning.DependencyGraph().build_dependency(network.eval(), sample)
 
 
-def _scores(network: nn.Module, sample: torch.Tensor, criterion: str, images: Split) -> dict[str, torch.Tensor]:
-    """For each set of coupled layers, by the name of its first: how much each of its channels matters, float, N.
+@dataclass(frozen=True)
+class _Group:
+    """Layers that must lose the same channels.
+
+    scores: how much each channel matters, float, N. writes, reads: which layers, by name, have these channels as
+    outputs and as inputs, and how many times over (a linear layer behind a map of 2 x 2 reads each 4 times).
+    """
+
+    scores: torch.Tensor
+    writes: dict[str, int]
+    reads: dict[str, int]
+
+
+def _groups(network: nn.Module, sample: torch.Tensor, criterion: str, images: Split) -> dict[str, _Group]:
+    """The groups by the name of their first layer.
 
     Not among them: the layer whose channels are the classes, and grouped convolutions other than depthwise ones.
     """
@@ -222,14 +266,82 @@ def _scores(network: nn.Module, sample: torch.Tensor, criterion: str, images: Sp
         layers = [dependency.target.module for dependency, _ in group]
         grouped = any(isinstance(m, nn.Conv2d) and m.groups > 1 and not _is_depthwise(m) for m in layers)
         root = layers[0]
-        if grouped or root.weight.shape[0] < _NARROWEST:
+        width = root.weight.shape[0]
+        if grouped or width < _NARROWEST:
             continue
         scores = rank(group)
-        if scores is not None:  # None: no BatchNorm there to rank by
-            found[names[root]] = scores.detach()
+        if scores is None:  # no BatchNorm there to rank by
+            continue
+        writes: Counter[str] = Counter()
+        reads: Counter[str] = Counter()
+        for dependency, indices in group:
+            name = names.get(dependency.target.module)
+            if name is not None:
+                side = writes if graph.is_out_channel_pruning_fn(dependency.handler) else reads
+                side[name] += len(indices) // width
+        found[names[root]] = _Group(scores.detach(), dict(writes), dict(reads))
     if not found:
         raise UserError(f"prune_channels: this network has no layer that can be cut by criterion={criterion}")
     return found
+
+
+class _Costs:
+    """What a network would cost with fewer channels, without cutting it."""
+
+    def __init__(self, layers: list[tuple[str, LayerShape]], groups: dict[str, _Group], limit: Limit) -> None:
+        self._layers, self._groups, self._limit = layers, groups, limit
+
+    def total(self, counts: dict[str, int]) -> float:
+        """Of the whole network, each group with so many channels; all of them where none are given."""
+        fewer_out: Counter[str] = Counter()
+        fewer_in: Counter[str] = Counter()
+        for name, count in counts.items():
+            group = self._groups[name]
+            for fewer, times in ((fewer_out, group.writes), (fewer_in, group.reads)):
+                for layer, each in times.items():
+                    fewer[layer] += each * (len(group.scores) - count)
+        total = self._limit.rest
+        for name, shape in self._layers:
+            outputs = shape.outputs - fewer_out[name]
+            inputs = outputs if shape.kind == "depthwise" else shape.inputs - fewer_in[name]
+            total += self._limit.cost(shape.of(inputs, outputs))
+        return total
+
+    def per_channel(self, name: str, step: int) -> float:
+        """What one channel of a group saves: the mean over the next `step`, at most half of them."""
+        present = len(self._groups[name].scores)
+        step = min(step, present // 2)
+        return max(self.total({}) - self.total({name: present - step}), _LEAST_SAVED) / step
+
+
+def _lost(group: _Group) -> torch.Tensor:
+    """What each channel's loss means to the network, comparable between groups.
+
+    A channel counts by its share of what its group then still has, as LAMP scores do: so many cuts of one group weigh
+    more than as many spread over several. Every layer that writes into the group loses that share.
+    """
+    values, order = group.scores.sort()
+    remaining = values.flip(0).cumsum(0).flip(0).clamp_min(1e-12)
+    shares = torch.empty_like(values)
+    shares[order] = values / remaining
+    return shares * len(group.writes)
+
+
+def _within(most: float, kept: Callable[[float], dict[str, int]], costs: _Costs, limit: Limit) -> dict[str, int]:
+    """Channels by group when as few go as the limit allows. Raises UserError where none suffice."""
+    if costs.total(kept(0.0)) <= most:
+        return kept(0.0)
+    least = costs.total(kept(1.0))
+    if least > most:
+        raise UserError(
+            f"prune_channels: {limit.option}={limit.most:.6g}{limit.unit} is out of reach: with the fewest channels "
+            f"this network has {least:.6g}{limit.unit}; allow more or take a smaller network"
+        )
+    low, high = 0.0, 1.0
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if costs.total(kept(middle)) <= most else (middle, high)
+    return kept(high)
 
 
 def _accumulate_gradients(network: nn.Module, images: Split) -> None:
