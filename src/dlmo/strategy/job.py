@@ -33,7 +33,7 @@ from dlmo.strategy.space import Space
 from dlmo.study.recipe import Float32, Qat, Recipe, parse
 from dlmo.study.results import Choice, Result, Run
 from dlmo.study.run import Outcome, comparer, run_recipes
-from dlmo.study.stages import Workspace, check_teaching, make_artifact, scores
+from dlmo.study.stages import NetworkPlan, Workspace, check_teaching, make_artifact, scores, trainings_of
 from dlmo.study.store import Store, default_root
 
 # Beyond it, the seeds of epochs leave torch's range.
@@ -134,12 +134,6 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
             check_teaching(workspace, recipe)
     trainable = network is None or network.post_training_only is None
     space = job.space_for(len(dataset.train)) if job.space_for and trainable else None
-    if job.limited:
-        candidates = [recipe for listed in recipes.values() for recipe in listed]
-        candidates += space.smallest() if space else []
-        out_of_reach = impossible(gather(workspace, smallest(workspace, candidates), options.threads), job.budget)
-        if out_of_reach:
-            return _refused(job, options, dataset, notes, out_of_reach)
     seeds = options.seeds
     plan = make_plan(
         workspace, list(recipes), recipes, seconds, options.epochs, all_networks=job.all_networks, seeds=len(seeds)
@@ -147,6 +141,11 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
     for note in plan.notes:
         progress.note(note)
     planned = [recipe for name in plan.networks for recipe in recipes[name]]
+    if job.limited and not _all_trained(workspace, planned, plan.networks, seeds):
+        candidates = smallest(workspace, [*planned, *(space.smallest() if space else ())])
+        out_of_reach = impossible(gather(workspace, candidates, options.threads), job.budget)
+        if out_of_reach:
+            return _refused(job, options, dataset, notes, out_of_reach)
     plans, searched = plan.networks, None
     expected = remaining_seconds(workspace, planned, plans, seeds)
     with progress.total(max(expected, seconds) if space else expected):
@@ -216,6 +215,18 @@ def _search(
         plain=plain,
     )
     return search(workspace, space, terms)
+
+
+def _all_trained(
+    workspace: Workspace, recipes: Sequence[Recipe], plans: dict[str, NetworkPlan], seeds: Sequence[int]
+) -> bool:
+    """Whether the store holds every training, so that refusing the recipes would save none."""
+    return all(
+        workspace.store.finished(training.stage, training.key) is not None
+        for seed in seeds
+        for recipe in recipes
+        for training in trainings_of(workspace, recipe, plans[recipe.network], seed)
+    )
 
 
 def _refused(
