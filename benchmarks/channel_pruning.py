@@ -20,6 +20,7 @@ from dlmo.measure.accuracy import accuracy
 from dlmo.measure.latency import machine, measure_latency
 from dlmo.progress import SilentProgress
 from dlmo.runtimes.litert import flatbuffer
+from dlmo.runtimes.litert.interpreter import Runner
 from dlmo.strategy.plan import augmentation_for, class_weights_for, schedules
 from dlmo.study.cutting import latency_table
 from dlmo.study.recipe import parse
@@ -65,7 +66,7 @@ def main() -> None:
             limit = f"latency={foretold(by_macs.trained):.6f}"
             files["latency", share, seed] = made(f"prune_channels({limit}) > ", seed)
     contents = [artifact.content() for artifact in files.values()]
-    measured = [latency.p50_ms for latency in measure_latency(contents, threads=1)]
+    measured = [latency.p50_ms for latency in measure_latency(contents, threads=1, open_file=Runner)]
     rows: dict[tuple[str, float], list[np.ndarray]] = {}
     for (way, share, _), artifact, content, milliseconds in zip(files, files.values(), contents, measured):
         right = accuracy(scores(workspace, content, "validation"), data.validation.labels).value

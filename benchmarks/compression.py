@@ -27,6 +27,7 @@ from dlmo.data.dataset import Dataset
 from dlmo.measure.latency import machine, measure_latency
 from dlmo.measure.statistics import wilson_interval
 from dlmo.progress import SilentProgress
+from dlmo.runtimes.litert.interpreter import Runner
 from dlmo.strategy.plan import augmentation_for, class_weights_for, schedules
 from dlmo.study.conversion import calibration_images
 from dlmo.study.recipe import parse
@@ -114,7 +115,7 @@ def compare(workspace: Workspace, name: str, arguments: argparse.Namespace) -> l
                 right = int((np.load(folder / f"{file}.npy") == data.test.labels).sum())
                 rows[file] = Row(file, size, right, [])
         for _ in range(arguments.rounds):
-            for file, latency in zip(contents, measure_latency(list(contents.values()), threads=1)):
+            for file, latency in zip(contents, measure_latency(list(contents.values()), threads=1, open_file=Runner)):
                 rows[file].milliseconds.append(latency.p50_ms)
             for peer, python in peers.items():
                 for file, milliseconds in ask(python, peer, "time", folder).items():

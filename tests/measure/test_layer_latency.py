@@ -10,6 +10,7 @@ from dlmo.measure.layer_latency import Grid, LatencyTable, measure_table, with_r
 from dlmo.networks import build
 from dlmo.networks.shapes import LayerShape
 from dlmo.runtimes.litert.convert import convert
+from dlmo.runtimes.litert.interpreter import Runner
 from dlmo.runtimes.litert.single import FORMATS, layer_file
 from dlmo.techniques.channel_pruning import Target, cut, file_layers
 from dlmo.techniques.fake_quantization import fold_batch_norm
@@ -28,7 +29,7 @@ LAYERS = (
 @pytest.mark.parametrize("number_format", FORMATS)
 @pytest.mark.parametrize("shape", LAYERS, ids=lambda shape: f"{shape.kind}-{shape.kernel}-{shape.stride}")
 def test_single_layers_run_as_networks_layers_do(shape, number_format):
-    interpreter = Interpreter(model_content=layer_file(shape, number_format, copies=3), num_threads=1)
+    interpreter = Interpreter(model_content=layer_file(shape, number_format, copies=3), num_threads=1, open_file=Runner)
     interpreter.allocate_tensors()
     interpreter.invoke()
     sides = (1, shape.outputs) if shape.kind == "linear" else (1, *shape.output, shape.outputs)
@@ -74,6 +75,6 @@ def test_a_cut_networks_latency_is_foretold(images):
     files = [convert(fold_batch_norm(module), (32, 32, 3)) for module in (original, smaller)]
     before, after = ([shape for _, shape in file_layers(module, (32, 32, 3))] for module in (original, smaller))
     table = measure_table(before, "float32")
-    measured = [latency.p50_ms for latency in measure_latency(files, threads=1)]
+    measured = [latency.p50_ms for latency in measure_latency(files, threads=1, open_file=Runner)]
     table = with_rest(table, before, measured[0])
     assert 0.5 < sum(map(table, after)) / 1000 / measured[1] < 2

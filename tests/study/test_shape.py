@@ -41,7 +41,7 @@ def test_ram_is_known_within_3_percent_before_training(workspace, plan):
     pytest.importorskip("tflite_micro")
     recipe = parse(f"{NETWORK} > int8")
     files = [untrained_file(workspace, recipe), make_artifact(workspace, recipe, plan, 0).content()]
-    predicted, final = find("mcu").measure(files, 1, workspace.progress)
+    predicted, final = find("mcu").measure(files, 1, workspace.progress, workspace.golden)
     assert predicted.ram_bytes == pytest.approx(final.ram_bytes, rel=0.03)
 
 

@@ -169,7 +169,7 @@ def _step_bars(rungs: tuple[Rung, ...], field: str, unit: float, title: str) -> 
     text = {"type": "text", "align": "left", "dx": 4, "color": "var(--ink)"}
     layer = [
         {"mark": {"type": "bar", "size": 18}, "encoding": {"x": x, "color": colour}},
-        {"mark": text, "encoding": {"x": x, "text": {"field": "cost", "type": "quantitative", "format": ",.3~r"}}},
+        {"mark": text, "encoding": {"x": x, "text": {"field": "cost", "type": "quantitative", "format": ",.4~r"}}},
     ]
     return _steps_chart(rungs, values, layer)
 

@@ -30,6 +30,7 @@ from dlmo.strategy.plan import (
     make_plan,
     plan_for,
     remaining_seconds,
+    remaining_trainings,
 )
 from dlmo.strategy.search import Found, Terms, search
 from dlmo.strategy.space import Space
@@ -213,10 +214,13 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
     ready = prepare(source, job, options, progress)
     workspace, dataset, seeds = ready.workspace, ready.workspace.dataset, options.seeds
     space = _space(job, ready)
-    if job.limited and (out_of_reach := _out_of_reach(job, ready, space, options)):
-        return _refused(job, options, ready, out_of_reach)
     planned = plan_job(ready, job, options)
     plan, recipes, plans, searched = planned.plan, planned.recipes, planned.plan.networks, None
+    if job.limited and remaining_trainings(workspace, recipes, plans, seeds):  # else refusing would save nothing
+        candidates = smallest(workspace, [*recipes, *(space.smallest() if space else ())])
+        out_of_reach = impossible(gather(workspace, candidates, options.threads), job.budget)
+        if out_of_reach:
+            return _refused(job, options, ready, out_of_reach)
     cluster = _cluster(options)
     # A cluster tells its own time left, which depends on its size.
     expected = None if cluster else remaining_seconds(workspace, recipes, plans, seeds)
@@ -269,13 +273,6 @@ def _space(job: Job, ready: Prepared) -> Space | None:
     own = ready.workspace.own
     trainable = own is None or own.post_training_only is None
     return job.space_for(len(ready.workspace.dataset.train)) if job.space_for and trainable else None
-
-
-def _out_of_reach(job: Job, ready: Prepared, space: Space | None, options: Options) -> tuple[str, ...]:
-    """The nearest points that can be reached where no candidate's shape keeps the budget; else empty."""
-    candidates = [recipe for listed in ready.recipes.values() for recipe in listed]
-    candidates += space.smallest() if space else []
-    return impossible(gather(ready.workspace, smallest(ready.workspace, candidates), options.threads), job.budget)
 
 
 def _search(

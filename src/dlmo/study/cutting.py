@@ -70,11 +70,12 @@ def latency_table(workspace: "Workspace", name: str, network: "nn.Module", preci
 
     def make(folder: Path) -> None:
         from dlmo.measure.latency import measure_latency
+        from dlmo.runtimes.litert.interpreter import Runner
 
         content = untrained_file(workspace, Recipe(name, (precision,)))
         with workspace.progress.stage(f"time the layers of {name}") as update:
             table = measure_table(shapes, _number_format(precision), update)
-            whole = measure_latency([content], threads=1)[0].p50_ms
+            whole = measure_latency([content], threads=1, open_file=Runner)[0].p50_ms
         write_atomically(folder / "table.json", with_rest(table, shapes, whole).to_json().encode())
 
     key = _table_key(workspace, name, precision)
