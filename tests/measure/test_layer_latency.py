@@ -29,7 +29,7 @@ LAYERS = (
 @pytest.mark.parametrize("number_format", FORMATS)
 @pytest.mark.parametrize("shape", LAYERS, ids=lambda shape: f"{shape.kind}-{shape.kernel}-{shape.stride}")
 def test_single_layers_run_as_networks_layers_do(shape, number_format):
-    interpreter = Interpreter(model_content=layer_file(shape, number_format, copies=3), num_threads=1, open_file=Runner)
+    interpreter = Interpreter(model_content=layer_file(shape, number_format, copies=3), num_threads=1)
     interpreter.allocate_tensors()
     interpreter.invoke()
     sides = (1, shape.outputs) if shape.kind == "linear" else (1, *shape.output, shape.outputs)
