@@ -45,7 +45,10 @@ LOSSES: dict[str, Loss] = {
     ),
     # Those of CIFAR; on ImageNet the temperature is 1.
     "dist": Loss("response", "arXiv:2205.10536", {"labels": 1.0, "weight": 2.0, "temperature": 4.0}, stored=True),
-    # Weights of hint and gram are ours, as their losses are relative here: see `feature.Hint`.
+    # Weights of hint and gram are ours, as their losses are relative here: see `feature.Hint`. On validation digits
+    # (benchmarks/distillation_methods.py digits --student resnet8@0.25 --teacher resnet8 --epochs 5 --seeds 2 --split
+    # validation), 73.6 % without a teacher: hint 1, 5 and 20 do not differ (74.8, 72.4, 72.7 +- 6); gram 0.3, 1 and 3
+    # give 72.2, 74.7 and 66.5 +- 5.
     "hint": Loss("feature", "arXiv:1412.6550", {"labels": 1.0, "weight": 5.0}),
     "attention": Loss("feature", "arXiv:1612.03928", {"labels": 1.0, "weight": 1000.0}),
     "projector": Loss("feature", "arXiv:2210.15274", {"labels": 1.0, "weight": 25.0}, stored=True),
