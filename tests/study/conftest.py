@@ -1,4 +1,6 @@
-"""A network that int8 breaks: right answers in float, channels that no common scale fits."""
+"""A small separable network, and the same with channels that no common scale fits: int8 breaks it."""
+
+import copy
 
 import numpy as np
 import pytest
@@ -14,11 +16,8 @@ CHANNELS = 24
 
 
 @pytest.fixture(scope="session")
-def lopsided(digits: Dataset) -> bytes:
-    """The float file of a separable network, trained on digits, whose channels were then scaled by 0.01 to 100.
-
-    Between two layers with a ReLU, what one channel is multiplied by can be divided out again: the function stays.
-    """
+def separable(digits: Dataset) -> nn.Module:
+    """Trained on digits, BatchNorm folded."""
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Conv2d(1, CHANNELS, 3, stride=2, padding=1),
@@ -42,12 +41,28 @@ def lopsided(digits: Dataset) -> bytes:
             optimizer.zero_grad()
             nn.functional.cross_entropy(network(images[part]), labels[part]).backward()
             optimizer.step()
-    folded = fold_batch_norm(network.eval())
-    first, depthwise, pointwise = (module for module in folded.modules() if isinstance(module, nn.Conv2d))
+    return fold_batch_norm(network.eval())
+
+
+@pytest.fixture(scope="session")
+def balanced(separable: nn.Module, digits: Dataset) -> bytes:
+    """Its float file."""
+    return convert(separable, digits.input_shape)
+
+
+@pytest.fixture(scope="session")
+def lopsided(separable: nn.Module, digits: Dataset) -> bytes:
+    """Its float file after the channels were scaled by 0.01 to 100.
+
+    Between two layers with a ReLU, what one channel is multiplied by can be divided out again: the function stays.
+    """
+    network = copy.deepcopy(separable)
+    first, depthwise, pointwise = (module for module in network.modules() if isinstance(module, nn.Conv2d))
+    torch.manual_seed(0)
     with torch.no_grad():
         for before, after in ((first, depthwise), (depthwise, pointwise)):
             scale = 10 ** (torch.rand(CHANNELS) * 4 - 2)
             before.weight.mul_(scale[:, None, None, None])
             before.bias.mul_(scale)
             after.weight.div_(scale[:, None, None, None] if after.groups > 1 else scale[None, :, None, None])
-    return convert(folded, digits.input_shape)
+    return convert(network, digits.input_shape)
