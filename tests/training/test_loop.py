@@ -114,3 +114,20 @@ def test_layers_that_corrupt_memory_in_channels_last_train_in_contiguous_layout(
     layer = torch.nn.Sequential(torch.nn.Conv2d(inputs, 8, kernel, stride))
     assert (memory_format(layer, CPU) == torch.contiguous_format) == unsafe
     assert memory_format(layer, Device("cuda", None)) == torch.channels_last
+
+
+def test_grey_images_take_the_networks_layout(digits):
+    """One channel has strides that fit both layouts; they must not bring the unsafe one into a narrow network."""
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 5, 3, padding=1, bias=False),
+        torch.nn.Conv2d(5, 9, 1, stride=2, bias=False),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(9, 10),
+    )
+    assert memory_format(network, CPU) == torch.contiguous_format
+    seen = []
+    network[1].register_forward_pre_hook(lambda layer, inputs: layer.training and seen.append(inputs[0]))
+    images = small(digits.train, 64)
+    loop.train(network, images, images, Schedule(1, 32, 0.01, 0.1), PLAIN, CPU, seed=0)
+    assert len(seen) == 2 and all(each.is_contiguous() for each in seen)
