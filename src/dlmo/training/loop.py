@@ -102,8 +102,8 @@ def train(
             task_loss = functools.partial(
                 F.cross_entropy, target=labels[chosen], weight=weights, label_smoothing=schedule.label_smoothing
             )
-            # Not `contiguous`: it leaves a grey image's strides as they are, and the network would be channels_last.
-            inputs = to_network_input(augmented, schedule.size_at(number, total)).to(memory_format=layout)
+            # A copy, not `contiguous`: with one channel that keeps strides that say channels_last.
+            inputs = to_network_input(augmented, schedule.size_at(number, total)).clone(memory_format=layout)
             batch = Batch(inputs, labels[chosen], chosen, view, task_loss)
             with torch.autocast(device.name, device.autocast, enabled=device.autocast is not None):
                 logits = network(batch.inputs)
