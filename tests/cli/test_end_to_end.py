@@ -62,7 +62,7 @@ def test_the_folder_holds_the_contract(run, document):
     names = {path.name for path in out.iterdir()}
     assert names - {"c"} == {
         "model.tflite", "labels.txt", "preprocessing.json", "golden", "model_card.md", "report.html",
-        "results.json", "results.csv", "artifacts", "README.md", "manifest.json", "run.py", "image.py",
+        "results.json", "results.csv", "artifacts", "README.md", "manifest.json", "run.py", "image.py", "agreement.py",
         "preprocessing.py",
     }  # fmt: skip
     choice = document["choice"]

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from dlmo.networks.shapes import LayerShape
-from dlmo.runtimes.litert import flatbuffer
 
 
 def compressed_bytes(content: bytes) -> int:
@@ -33,6 +32,8 @@ class FileSize:
     @staticmethod
     def of(content: bytes) -> "FileSize":
         """Read off a file."""
+        from dlmo.runtimes.litert import flatbuffer
+
         model = flatbuffer.read(content)
         graph = model.subgraphs[0]
         makers = {int(output): operator for operator in graph.operators for output in operator.outputs}
