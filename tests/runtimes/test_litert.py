@@ -152,14 +152,6 @@ def test_what_is_no_model_is_refused_in_one_line(float_file):
     assert "\n" not in str(caught.value)
 
 
-def test_writing_is_atomic(tmp_path):
-    target = tmp_path / "model.tflite"
-    flatbuffer.write_atomically(target, b"first")
-    flatbuffer.write_atomically(target, b"second")
-    assert target.read_bytes() == b"second"
-    assert [path.name for path in tmp_path.iterdir()] == ["model.tflite"]
-
-
 def test_many_runners_at_once_leave_stderr_alone(float_file, images, tmp_path):
     import os
 

@@ -36,7 +36,7 @@ _LEAST_SECONDS = 0.1
 
 def check(address: str) -> None:
     """Raise UserError where `address` is none, nothing answers there, or Ray is not installed."""
-    if not re.fullmatch(r"local(:[1-9]\d*)?|auto|[\w.-]+:\d+|ray://[\w.-]+(:\d+)?", address):
+    if not re.fullmatch(r"local(:[1-9]\d*)?|auto|(?!local:)[\w.-]+:\d+|ray://[\w.-]+(:\d+)?", address):
         raise UserError(f"--cluster {address}: give HOST:PORT, ray://HOST:PORT, auto, or local[:CORES]")
     try:
         import grpc
