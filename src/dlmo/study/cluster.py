@@ -7,8 +7,9 @@ again elsewhere. Nothing is measured here: the caller measures when the cluster'
 
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 
 from dlmo import __version__
@@ -110,7 +111,8 @@ def _connected(address: str) -> Iterator[None]:
     except Exception as error:  # another version of Ray or Python there, this machine is no part of the cluster, ...
         raise UserError(f"--cluster {address}: {one_line(error)}") from None
     try:
-        yield
+        with redirect_stdout(sys.stderr):  # Ray prints what it has to say of lost machines; stdout is the document's
+            yield
     finally:
         ray.shutdown()
 
