@@ -475,8 +475,9 @@ def setups(as_json: Json = False) -> None:
         print(f"{code:9}{steps}")
     print("\nsteps of a recipe, written NETWORK > STEP(VALUE, OPTION=VALUE) > ... > PRECISION:")
     for name, step in STEPS.items():
-        options = ", ".join(f"{field}={entry.default}" for field, entry in step.model_fields.items())
-        print(f"{name:14}{step.summary}" + (f" ({options})" if options else ""))
+        defaults = {field: entry.default for field, entry in step.model_fields.items()}
+        options = ", ".join(field if value is None else f"{field}={value}" for field, value in defaults.items())
+        print(f"{name:16}{step.summary}" + (f" ({options})" if options else ""))
 
 
 def main() -> None:

@@ -71,6 +71,10 @@ class Address:
         return [*(["-p", str(self.port)] if self.port else []), f"{self.user}@{self.host}" if self.user else self.host]
 
     @property
+    def words(self) -> str:
+        return self.login[-1] + (f", port {self.port}" if self.port else "")
+
+    @property
     def by_hand(self) -> str:
         return shlex.join(["ssh", *self.login])
 
@@ -189,7 +193,7 @@ class _Connection:
             yield message
 
     def error(self, words: str) -> UserError:
-        return UserError(f"device {self._address.by_hand.removeprefix('ssh ')}: {words}")
+        return UserError(f"device {self._address.words}: {words}")
 
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
