@@ -8,9 +8,10 @@ PIP := $(VENV)/bin/python -m pip
 demo: $(VENV)/installed
 	$(VENV)/bin/dlmo optimize digits --service low --out runs/demo
 
+# One thread for each process: trainings with more of them than there are cores stall each other.
 test: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
 
 # On emulated Arm processors; what must be installed for it is in docs/arm.md.
 test-arm: $(VENV)/installed-test
@@ -30,5 +31,5 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
-	$(PIP) install -q -c constraints.txt -e '.[mcu,npu,mlflow,tensorboard,cluster,remote]' 'moto[server]' pytest ruff
+	$(PIP) install -q -c constraints.txt -e '.[mcu,npu,mlflow,tensorboard,cluster,remote]' 'moto[server]' pytest pytest-xdist ruff
 	touch $@

@@ -61,4 +61,4 @@ def test_what_int8_breaks_stays_in_float(lopsided, digits, monkeypatch):
     file, repair = mixed_file(lopsided, Mixed(drop=0.01), digits, digits.train.images[:100], judge)
     assert judge.lost(file) <= 0.01 < 0.05 < repair.lost["int8, min/max ranges"]
     assert "in float" in repair.rung
-    assert flatbuffer.facts(file).float_operators
+    assert TensorType.FLOAT16 in weight_types(file)
