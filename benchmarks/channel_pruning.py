@@ -25,7 +25,7 @@ from dlmo.strategy.plan import augmentation_for, class_weights_for, schedules
 from dlmo.study.cutting import latency_table
 from dlmo.study.recipe import parse
 from dlmo.study.stages import Workspace, build_network, load_network, make_artifact, scores
-from dlmo.study.store import Store, default_root
+from dlmo.study.store import open_store
 from dlmo.techniques.channel_pruning import file_layers
 
 
@@ -43,9 +43,7 @@ def main() -> None:
     if arguments.images is not None:
         part = data.train.spread(arguments.images)
         data = replace(data, train=part, fingerprint=f"{data.fingerprint}, {arguments.images} images")
-    workspace = Workspace(
-        data, Store(default_root()), augmentation_for(data), class_weights_for(data), "auto", SilentProgress()
-    )
+    workspace = Workspace(data, open_store(), augmentation_for(data), class_weights_for(data), "auto", SilentProgress())
     plan = schedules(len(data.train), min(data.input_shape[:2]), arguments.epochs)
     parent = parse(f"{arguments.network} > {arguments.precision}")
     table = latency_table(workspace, parent.network, build_network(workspace, parent.network).eval(), parent.precision)
@@ -69,7 +67,7 @@ def main() -> None:
     measured = [latency.p50_ms for latency in measure_latency(contents, threads=1, open_file=Runner)]
     rows: dict[tuple[str, float], list[np.ndarray]] = {}
     for (way, share, _), artifact, content, milliseconds in zip(files, files.values(), contents, measured):
-        right = accuracy(scores(workspace, content, "validation"), data.validation.labels).value
+        right = accuracy(scores(workspace, content, "validation", f"{way} {share:g}"), data.validation.labels).value
         numbers = right, milliseconds, foretold(artifact.trained), flatbuffer.facts(content).macs, len(content)
         rows.setdefault((way, share), []).append(np.array(numbers))
     facts = machine()

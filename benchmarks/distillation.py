@@ -44,7 +44,7 @@ def fresh(name: str) -> torch.nn.Module:
 
 def seconds(student: str, split: Split, epochs: int, technique: Technique | None) -> float:
     """Time of one whole training."""
-    schedule = Schedule(epochs, BATCH, 0.01, 0.1, progressive=epochs >= 8)
+    schedule = Schedule(epochs, BATCH, 0.01, 0.1, progressive=epochs >= 8, orthogonal=True)
     network = fresh(student)
     started = time.monotonic()
     loop.train(network, split, split.take(np.arange(1)), schedule, AUGMENTATION, device.best_device(), 0,

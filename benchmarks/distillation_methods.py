@@ -36,7 +36,7 @@ from dlmo.strategy.plan import augmentation_for, class_weights_for, schedules
 from dlmo.study import stages
 from dlmo.study.recipe import Int8, Kd, Qat, parse
 from dlmo.study.stages import NetworkPlan, Trained, Workspace
-from dlmo.study.store import Store, default_root
+from dlmo.study.store import open_store
 from dlmo.training.device import best_device
 from dlmo.training.loop import predict
 from dlmo.training.schedule import Schedule
@@ -152,7 +152,7 @@ class Bench:
 
     def right_in_int8(self, trained: Trained, seed: int) -> np.ndarray:
         content = stages.convert(self.workspace, trained, Int8(), seed).content()
-        return right_answers(stages.scores(self.workspace, content, self.split), self.images.labels)
+        return right_answers(stages.scores(self.workspace, content, self.split, "a student"), self.images.labels)
 
     @property
     def literature(self) -> bool:
@@ -195,7 +195,7 @@ def main() -> None:
     dataset = load(arguments.source)
     if arguments.split == "test":
         dataset = with_all_images(dataset)
-    store = Store(arguments.store or default_root())
+    store = open_store(arguments.store)
     weights = class_weights_for(dataset)
     workspace = Workspace(dataset, store, augmentation_for(dataset), weights, "auto", TerminalProgress())
     plan = replace(
