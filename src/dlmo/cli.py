@@ -215,13 +215,13 @@ def study(
     if source in ("paper", "paper-kd"):
         if recipe:
             raise UserError("--recipe: the paper's grids have setups only; leave it out, or name a data set")
-        from dlmo.strategy.paper import study_paper, train_paper
+        from dlmo.strategy.paper import Asked, study_paper, train_paper
 
-        grid = {"name": source, "network": network or (), "setup": setup or (), "kd": kd, "options": options}
+        asked = Asked(data, source, network or (), setup or (), kd, options)
         if train_only:
-            _print_trained(train_paper(data, **grid, progress=_progress()), as_json)
+            _print_trained(train_paper(asked, _progress()), as_json)
             return
-        found = study_paper(data, **grid, progress=_progress())
+        found = study_paper(asked, _progress())
         _print_paper(found, out, as_json)
         _exit_if_some_failed(*found.runs.values())
         return

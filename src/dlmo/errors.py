@@ -1,5 +1,8 @@
 """The errors a user can cause. The command line prints them as one line, without a traceback."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """Wrong input: says what, where and what to do. Ends the command with exit code 2."""
@@ -14,6 +17,13 @@ class BudgetError(Exception):
     def __init__(self, run) -> None:
         super().__init__("no candidate meets the budget; nearest: " + (run.nearest[0] if run.nearest else "none"))
         self.run = run
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The part of a message that names the known word nearest to a wrong one; empty where none is near."""
+    original = {entry.lower(): entry for entry in known}
+    close = difflib.get_close_matches(name.lower(), original, 1, 0.5)
+    return f'; did you mean "{original[close[0]]}"?' if close else ""
 
 
 def one_line(error: BaseException) -> str:

@@ -68,7 +68,7 @@ def images():
 
 
 def test_a_cut_networks_latency_is_foretold(images):
-    """Within a factor of 2: other work on the machine must not fail the test. Idle, it is a tenth."""
+    """Within a factor of 2: other work on the machine must not fail the test."""
     torch.manual_seed(0)
     original = build("resnet8", classes=4, input_shape=(32, 32, 3)).eval()
     smaller = cut(original, original, Target(0.5, None, "magnitude", "global", 8), images)

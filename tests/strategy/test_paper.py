@@ -6,7 +6,7 @@ from dlmo.data import cifar
 from dlmo.errors import UserError
 from dlmo.strategy import paper
 from dlmo.strategy.job import Options, run_job
-from dlmo.strategy.paper import study_paper
+from dlmo.strategy.paper import Asked, study_paper
 
 
 @pytest.fixture
@@ -19,12 +19,7 @@ def on_digits(monkeypatch):
 def test_distillation_stands_beside_plain_training_with_as_many_updates(on_digits, shared_store, tmp_path):
     options = Options(epochs=1, store=shared_store, out=tmp_path)
     study = study_paper(
-        None,
-        name="paper-kd",
-        network=["mobilenet_v3_small"],
-        setup=["KD,KD+F16"],
-        kd="kd(resnet8@0.25)",
-        options=options,
+        Asked(None, "paper-kd", ["mobilenet_v3_small"], ["KD,KD+F16"], kd="kd(resnet8@0.25)", options=options)
     )
     results = study.runs["cifar10"].results
     assert [result.setup for result in results] == ["NQ", "KD", "KD+F16"]
@@ -49,4 +44,4 @@ def test_distillation_stands_beside_plain_training_with_as_many_updates(on_digit
 )
 def test_what_the_grid_has_not_is_refused_first(on_digits, arguments, message):
     with pytest.raises(UserError, match=message):
-        study_paper(None, name="paper-kd", **arguments)
+        study_paper(Asked(None, "paper-kd", **arguments))

@@ -107,5 +107,7 @@ def test_the_copied_store_is_measured_without_any_training(trained, photos, tmp_
 def test_what_cannot_be_trained_is_refused(photos, tmp_path):
     from dlmo.strategy.study import train_study
 
+    with pytest.raises(UserError, match="--train-only: model.tflite holds no network that could be trained"):
+        train_study(str(photos), model="model.tflite")
     with pytest.raises(UserError, match="--threads 0"):
         train_study(str(photos), recipe=RECIPES, options=Options(time=None, threads=0, store=tmp_path))

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from dlmo.errors import UserError
+from dlmo.watchdog import Watchdog
 
 # A child that reports nothing for so long hangs: far more than one image takes on any device dlmo is for.
 PATIENCE_SECONDS = 60.0
@@ -45,7 +46,6 @@ class Child:
 
     def __init__(self, what: str, patience: float = PATIENCE_SECONDS, memory: int = MEMORY_LIMIT) -> None:
         self._what, self._patience, self._memory = what, patience, memory
-        self._overdue = False
 
     def __enter__(self) -> "Child":
         self._stderr = tempfile.TemporaryFile()
@@ -56,6 +56,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=self._stderr,
         )
+        self._watchdog = Watchdog(self._process, self._patience)
         return self
 
     def __exit__(self, *_) -> None:
@@ -74,7 +75,7 @@ class Child:
         """
         request = {"call": [function.__module__, function.__name__], "arguments": arguments}
         try:
-            with self._watched():
+            with self._watchdog.watching():
                 send(self._process.stdin, request)
             while "done" in (message := self._next()):
                 if update is not None:
@@ -90,29 +91,14 @@ class Child:
         return message["answer"]
 
     def _next(self) -> dict:
-        with self._watched():
+        with self._watchdog.watching():
             return receive(self._process.stdout)
-
-    @contextlib.contextmanager
-    def _watched(self):
-        """Kills the child when what is done meanwhile takes longer than the patience."""
-        watchdog = threading.Timer(self._patience, self._kill)
-        watchdog.daemon = True
-        watchdog.start()
-        try:
-            yield
-        finally:
-            watchdog.cancel()
-
-    def _kill(self) -> None:
-        self._overdue = True
-        self._process.kill()
 
     def _cause_of_death(self) -> str:
         code = self._process.wait()
         self._stderr.seek(0)
         words = self._stderr.read().decode(errors="replace")
-        if self._overdue:
+        if self._watchdog.barked:
             return f"running it hangs: no sign of progress in {self._patience:.0f} s"
         if "bad_alloc" in words or "MemoryError" in words:
             return _too_large(self._memory)

@@ -96,9 +96,7 @@ def replay(model: Model, images: np.ndarray, inputs: np.ndarray, outputs: np.nda
     """images: uint8 N x H x W x C; inputs and outputs: what the model took and gave for them where it was made."""
     same_inputs = sum(map(np.array_equal, model.prepare(images), inputs))
     compared = agreement(model.scores(outputs), model.scores(model.outputs(inputs)))
-    return Replay(
-        len(images), int(same_inputs), compared.same_answers, compared.largest_difference, compared.share
-    )
+    return Replay(len(images), int(same_inputs), compared.same_answers, compared.largest_difference, compared.share)
 
 
 def describe(result: Replay) -> str:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from dlmo.errors import UserError
+from dlmo.errors import UserError, did_you_mean
 from dlmo.study.results import Result
 from dlmo.units import parse_duration, parse_size
 
@@ -73,12 +73,8 @@ def make_budget(
     max_drop: float | None = None,
 ) -> Budget:
     """A service's budget with explicit limits over it. Raises UserError for a limit nobody can mean."""
-    import difflib
-
     if service not in SERVICES:
-        close = difflib.get_close_matches(service, SERVICES, 1)
-        hint = f'; did you mean "{close[0]}"?' if close else ""
-        raise UserError(f'unknown service "{service}"{hint}; known: {", ".join(SERVICES)}')
+        raise UserError(f'unknown service "{service}"{did_you_mean(service, SERVICES)}; known: {", ".join(SERVICES)}')
     for name, share in (("--min-accuracy", min_accuracy), ("--max-drop", max_drop)):
         if share is not None and not 0 <= share <= 1:
             raise UserError(f"{name} {share:g} is no share: give a number from 0 to 1, such as 0.9 for 90 %")

@@ -75,56 +75,49 @@ class PaperStudy:
         }
 
 
-def study_paper(
-    data: str | Path | None,
-    *,
-    name: str = "paper",
-    network: Sequence[str] = (),
-    setup: Sequence[str] = (),
-    kd: str = "kd",
-    options: Options | None = None,
-    progress: Progress | None = None,
-) -> PaperStudy:
-    """Run one of the study's grids, or the named part of it.
+@dataclass(frozen=True)
+class Asked:
+    """One of the study's grids, or the part of it with these networks and setups.
 
     data: folder with the official files of its data sets, None for $DLMO_DATA. name: see GRIDS. kd: what KD stands
     for in setups. options.time is for all data sets together; with options.out each data set's run is written to a
     folder of its name, the comparison beside them.
     """
-    options = options or Options(time=None)
+
+    data: str | Path | None
+    name: str = "paper"
+    network: Sequence[str] = ()
+    setup: Sequence[str] = ()
+    kd: str = "kd"
+    options: Options = Options(time=None)
+
+
+def study_paper(asked: Asked, progress: Progress | None = None) -> PaperStudy:
+    """Run what is asked for and compare it with what the study published."""
     runs: dict[str, Run] = {}
     measured: dict[str, Measured] = {}
     speeds: dict[str, dict[str, Speed]] = {}
-    for part in _parts(data, name, network, setup, kd, options):
+    for part in _parts(asked):
         finished = run_job(part.source, part.job, part.options, progress)
         runs[part.dataset] = finished.run
         speeds[part.dataset] = speeds_of(finished, progress or SilentProgress())
         compare = comparer(finished.outcomes, finished.dataset)
-        for seed in options.seeds:
-            label = part.dataset if len(options.seeds) == 1 else f"{part.dataset}, seed {seed}"
+        for seed in asked.options.seeds:
+            label = part.dataset if len(asked.options.seeds) == 1 else f"{part.dataset}, seed {seed}"
             results = tuple(result for result in finished.run.results if result.seed == seed)
             measured[label] = Measured(results, compare)
-    found = PaperStudy(name, GRIDS[name].title, runs, GRIDS[name].findings(measured), speeds)
-    if options.folder is not None:
+    grid = GRIDS[asked.name]
+    found = PaperStudy(asked.name, grid.title, runs, grid.findings(measured), speeds)
+    if asked.options.folder is not None:
         from dlmo.report.study_page import write_study
 
-        write_study(options.folder, found)
+        write_study(asked.options.folder, found)
     return found
 
 
-def train_paper(
-    data: str | Path | None,
-    *,
-    name: str = "paper",
-    network: Sequence[str] = (),
-    setup: Sequence[str] = (),
-    kd: str = "kd",
-    options: Options | None = None,
-    progress: Progress | None = None,
-) -> TrainedOnly:
-    """The training part of `study_paper`, for a machine without a runtime; the arguments are the same."""
-    parts = _parts(data, name, network, setup, kd, options or Options(time=None))
-    done = [train_only(part.source, part.job, part.options, progress) for part in parts]
+def train_paper(asked: Asked, progress: Progress | None = None) -> TrainedOnly:
+    """The training part of `study_paper`, for a machine without a runtime."""
+    done = [train_only(part.source, part.job, part.options, progress) for part in _parts(asked)]
     return TrainedOnly(done[0].store, tuple(training for part in done for training in part.trainings))
 
 
@@ -138,17 +131,16 @@ class _Part:
     options: Options
 
 
-def _parts(
-    data: str | Path | None, name: str, network: Sequence[str], setup: Sequence[str], kd: str, options: Options
-) -> list[_Part]:
+def _parts(asked: Asked) -> list[_Part]:
     from dlmo.data.cifar import CIFAR10, CIFAR100, find_release
 
+    data, name, options = asked.data, asked.name, asked.options
     grid = GRIDS[name]
     if options.targets != ("cpu",):
         named = " ".join(options.targets)
         raise UserError(f"--target {named}: the paper's grid compares latencies of this machine; leave it out")
-    chosen = [registry.canonical(entry) for entry in network] or list(grid.networks)
-    codes = [code for entry in setup for code in entry.split(",")] or list(grid.setups)
+    chosen = [registry.canonical(entry) for entry in asked.network] or list(grid.networks)
+    codes = [code for entry in asked.setup for code in entry.split(",")] or list(grid.setups)
     known = (*grid.always, *grid.setups)
     unknown = [entry for entry in chosen if entry not in grid.networks]
     if unknown:
@@ -166,7 +158,7 @@ def _parts(
     for dataset in grid.datasets:
         source = dataset if data is None else f"{dataset}:{data}"
         part = options if options.folder is None else replace(options, out=options.folder / dataset)
-        parts.append(_Part(dataset, source, study_job(source, chosen, setups, (), None, part, kd), part))
+        parts.append(_Part(dataset, source, study_job(source, chosen, setups, (), None, part, asked.kd), part))
     return parts
 
 

@@ -51,6 +51,8 @@ def train_study(
     progress: Progress | None = None,
 ) -> TrainedOnly:
     """The training part of `study`, for a machine without a runtime; the arguments are the same."""
+    if model is not None and Path(model).suffix.lower() == ".tflite":  # opening one needs the runtime
+        raise UserError(f"--train-only: {model} holds no network that could be trained")
     options = options or Options(time=None)
     own = open_own(model, network, mean, std, channel_order)
     return train_only(source, study_job(source, network, setup, recipe, own, options, kd), options, progress)

@@ -7,7 +7,6 @@ converts, runs and measures.
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dlmo.errors import UserError
 from dlmo.progress import Progress, SilentProgress
 from dlmo.strategy.job import Job, Options, plan_job, prepare
 from dlmo.strategy.plan import remaining_trainings
@@ -45,8 +44,6 @@ class TrainedOnly:
 
 def train_only(source: str | Path, job: Job, options: Options, progress: Progress | None) -> TrainedOnly:
     """Read the data, plan, and run the training stages of every recipe. Needs no runtime; writes no --out."""
-    if job.own is not None and job.own.source.make is None:
-        raise UserError(f"--train-only: {job.own.request.model} holds no network that could be trained")
     progress = progress or SilentProgress()
     ready = prepare(source, job, options, progress, measuring=False)
     planned = plan_job(ready, job, options)

@@ -3,7 +3,6 @@
 mobilenet_v2@0.5 > prune(0.9) > qat > int8
 """
 
-import difflib
 import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -11,7 +10,7 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dlmo import networks
-from dlmo.errors import UserError
+from dlmo.errors import UserError, did_you_mean
 from dlmo.networks.own import is_own
 from dlmo.techniques.distillation.settings import LOSSES, settings_of
 from dlmo.units import parse_duration, parse_size
@@ -76,7 +75,8 @@ class Kd(Step):
     @model_validator(mode="after")
     def _fits_together(self) -> "Kd":
         if self.loss not in LOSSES:
-            raise UserError(f'kd: unknown loss "{self.loss}"{_nearest(self.loss, LOSSES)}; known: {", ".join(LOSSES)}')
+            hint = did_you_mean(self.loss, LOSSES)
+            raise UserError(f'kd: unknown loss "{self.loss}"{hint}; known: {", ".join(LOSSES)}')
         own = LOSSES[self.loss]
         for option in ("temperature", "alpha", "beta", "standardize", "warmup"):
             if getattr(self, option) is not None and option not in own.published:
@@ -301,9 +301,8 @@ def for_setup(network: str, code: str, kd: str = "kd") -> Recipe:
     """The recipe of one of the study's setups. kd: the step that KD or KD+CODE begins with, as text."""
     plain = "NQ" if code == "KD" else code.removeprefix("KD+")
     if plain not in SETUPS:
-        raise UserError(
-            f'unknown setup "{code}"{_nearest(plain, SETUPS)}; known: {", ".join(SETUPS)}, KD and KD+ before a setup'
-        )
+        hint = did_you_mean(plain, SETUPS)
+        raise UserError(f'unknown setup "{code}"{hint}; known: {", ".join(SETUPS)}, KD and KD+ before a setup')
     name = network if is_own(network) else networks.canonical(network)
     if not isinstance(_parse_step(kd), Kd):
         raise UserError(f'--kd "{kd}": give a kd step, such as "kd(wide_resnet_40_2, loss=dkd)"')
@@ -316,7 +315,7 @@ def _parse_step(text: str) -> Step:
         raise UserError(f'"{text}" is not a step; write NAME or NAME(value, option=value)')
     name, arguments = match[1], match[2]
     if name not in STEPS:
-        raise UserError(f'unknown step "{name}"{_nearest(name, STEPS)}; known: {", ".join(STEPS)}')
+        raise UserError(f'unknown step "{name}"{did_you_mean(name, STEPS)}; known: {", ".join(STEPS)}')
     kind = STEPS[name]
     fields = list(kind.model_fields)
     values: dict[str, str] = {}
@@ -328,7 +327,7 @@ def _parse_step(text: str) -> Step:
             key, value = fields[position], key
         if key not in fields:
             known = f"; it has {', '.join(fields)}" if fields else "; it has none"
-            raise UserError(f'step "{name}" has no option "{key}"{_nearest(key, fields)}{known}')
+            raise UserError(f'step "{name}" has no option "{key}"{did_you_mean(key, fields)}{known}')
         if key in values:
             raise UserError(f'step "{text}" gives "{key}" twice')
         values[key] = value
@@ -363,9 +362,3 @@ def _text(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
-def _nearest(name: str, known: list[str] | dict[str, object]) -> str:
-    close = difflib.get_close_matches(name.lower(), [entry.lower() for entry in known], 1, 0.5)
-    original = {entry.lower(): entry for entry in known}
-    return f'; did you mean "{original[close[0]]}"?' if close else ""

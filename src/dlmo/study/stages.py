@@ -167,9 +167,7 @@ def make_scores(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed: i
         scores(workspace, content, split_name, str(recipe))
 
 
-def train_through(
-    workspace: Workspace, recipe: Recipe, steps: Sequence[Step], plan: NetworkPlan, seed: int
-) -> Trained:
+def train_through(workspace: Workspace, recipe: Recipe, steps: Sequence[Step], plan: NetworkPlan, seed: int) -> Trained:
     """Train a recipe's network from scratch and then under `steps`, the first of its further ones."""
     trained = train(workspace, recipe.network, plan, seed, recipe.kd)
     for step in steps:

@@ -3,12 +3,10 @@
 A tracker is named KIND or KIND:REST. A new one is one module with a class like those here and one line in TRACKERS.
 """
 
-import difflib
 from collections.abc import Sequence
-from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
-from dlmo.errors import UserError
+from dlmo import kinds
 from dlmo.tracking.work import Training, Work
 
 if TYPE_CHECKING:
@@ -56,12 +54,6 @@ def find(names: Sequence[str]) -> list[Tracker]:
 
 
 def _find(name: str) -> Tracker:
-    kind, _, rest = name.partition(":")
-    if kind not in TRACKERS:
-        close = difflib.get_close_matches(kind.lower(), TRACKERS, 1)
-        hint = f'; did you mean "{close[0]}"?' if close else ""
-        raise UserError(f"--track {name}: no such tracker{hint}; known: {', '.join(TRACKERS)}")
-    module, _, name_of_class = TRACKERS[kind].partition(":")
-    tracker = getattr(import_module(module), name_of_class)(rest)
+    tracker = kinds.make(name, TRACKERS, f"--track {name}: no such tracker")
     tracker.check()
     return tracker

@@ -14,7 +14,6 @@ import shlex
 import subprocess
 import tarfile
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -22,6 +21,7 @@ from typing import BinaryIO
 from dlmo.errors import UserError
 from dlmo.measure.isolated import receive
 from dlmo.shipping import shipped_source
+from dlmo.watchdog import Watchdog
 
 # In place of `ssh`, such as "ssh -F FILE"; as Git has GIT_SSH_COMMAND.
 SSH_VARIABLE = "DLMO_SSH"
@@ -143,7 +143,7 @@ class _Connection:
 
     def __init__(self, address: Address, command: list[str]) -> None:
         self._address, self._command = address, command
-        self._heard = self._overdue = False
+        self._heard = False
 
     def __enter__(self) -> _Connection:
         self._stderr = tempfile.TemporaryFile()
@@ -161,6 +161,7 @@ class _Connection:
             raise UserError(
                 f"cannot run {program} ({error.strerror}); install OpenSSH's client (apt install openssh-client)"
             ) from None
+        self._watchdog = Watchdog(self._process, _PATIENCE_SECONDS)
         return self
 
     def __exit__(self, *_) -> None:
@@ -177,7 +178,7 @@ class _Connection:
     def send(self, data: bytes) -> None:
         with contextlib.suppress(OSError):  # an end in the middle has a reason, which comes as a message
             for start in range(0, len(data), _PIECE_BYTES):
-                with self._watched():
+                with self._watchdog.watching():
                     self._process.stdin.write(data[start : start + _PIECE_BYTES])
                     self._process.stdin.flush()
 
@@ -185,7 +186,7 @@ class _Connection:
         """What the device says until it ends, and then the error that it ended."""
         while True:
             try:
-                with self._watched():
+                with self._watchdog.watching():
                     message = _receive(self._process.stdout)
             except EOFError:
                 raise self.error(self._cause()) from None
@@ -195,20 +196,6 @@ class _Connection:
     def error(self, words: str) -> UserError:
         return UserError(f"device {self._address.words}: {words}")
 
-    @contextlib.contextmanager
-    def _watched(self) -> Iterator[None]:
-        watchdog = threading.Timer(_PATIENCE_SECONDS, self._kill)
-        watchdog.daemon = True
-        watchdog.start()
-        try:
-            yield
-        finally:
-            watchdog.cancel()
-
-    def _kill(self) -> None:
-        self._overdue = True
-        self._process.kill()
-
     def _cause(self) -> str:
         with contextlib.suppress(OSError):
             self._process.stdin.close()
@@ -216,7 +203,7 @@ class _Connection:
         self._stderr.seek(0)
         said = self._stderr.read().decode(errors="replace").strip()
         last = " ".join(said.splitlines()[-1:]) or "no reason given"
-        if self._overdue:
+        if self._watchdog.barked:
             return f"it hangs: no sign of progress in {_PATIENCE_SECONDS:.0f} s"
         if code == 255 and self._heard:
             return f"the connection was cut in the middle ({last}); the work so far is kept, run it again"

@@ -4,15 +4,13 @@ A target is named KIND or KIND:REST. A new one is one module with a class like t
 a module imports its runtime where it uses it: a machine that only trains has none, but plans for the target by name.
 """
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Protocol
 
 import numpy as np
 
-from dlmo.errors import UserError
+from dlmo import kinds
 from dlmo.progress import Progress
 
 
@@ -74,13 +72,7 @@ TARGETS: dict[str, str] = {
 
 def find(name: str, *, ready: bool = True) -> Target:
     """The target of that name. Raises UserError if there is none or, if `ready` to use, something for it is missing."""
-    kind, _, rest = name.partition(":")
-    if kind not in TARGETS:
-        close = difflib.get_close_matches(kind.lower(), TARGETS, 1)
-        hint = f'; did you mean "{close[0]}"?' if close else ""
-        raise UserError(f'target "{name}" is not available{hint}; known: {", ".join(TARGETS)}')
-    module, _, name_of_class = TARGETS[kind].partition(":")
-    target = getattr(import_module(module), name_of_class)(rest)
+    target = kinds.make(name, TARGETS, f'target "{name}" is not available')
     if ready:
         target.check()
     return target
