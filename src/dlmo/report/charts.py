@@ -145,7 +145,7 @@ def _waterfall(rungs: tuple[Rung, ...]) -> dict[str, dict]:
 
 def _steps_chart(rungs: tuple[Rung, ...], values: list[dict], layer: list[dict]) -> dict:
     """Rungs from top to bottom, a layer of marks beside their names."""
-    axis = {"labelLimit": 190, "ticks": False}
+    axis = {"labelLimit": 150, "ticks": False}
     names = [value["step"] for value in values]
     y = {"field": "step", "type": "nominal", "title": None, "scale": {"domain": names[: len(rungs)]}, "axis": axis}
     return {
@@ -164,7 +164,14 @@ def _step_bars(rungs: tuple[Rung, ...], field: str, unit: float, title: str) -> 
         {"step": _step_name(index, rung), "cost": float(f"{getattr(rung, field) / unit:.4g}"), "paid": rung.paid}
         for index, rung in enumerate(rungs)
     ]
-    x = {"field": "cost", "type": "quantitative", "title": title}
+    room = 1.4 * max(value["cost"] for value in values)  # for the figure beside the longest bar
+    x = {
+        "field": "cost",
+        "type": "quantitative",
+        "title": title,
+        "scale": {"domain": [0, room]},
+        "axis": {"tickCount": 4},
+    }
     colour = {"condition": {"test": "datum.paid", "value": COLOURS[0]}, "value": "var(--front)"}
     text = {"type": "text", "align": "left", "dx": 4, "color": "var(--ink)"}
     layer = [
@@ -181,7 +188,7 @@ def _step_points(rungs: tuple[Rung, ...]) -> dict:
         for kind, field in kinds.items()
         for index, rung in enumerate(rungs)
     ]
-    x = {"field": "accuracy", "type": "quantitative", "title": "% right (circle: validation, diamond: test)"}
+    x = {"field": "accuracy", "type": "quantitative", "title": "% right", "axis": {"tickCount": 4}}
     shape = {"field": "images", "type": "nominal", "legend": None}
     shape["scale"] = {"domain": list(kinds), "range": ["circle", "diamond"]}
     colour = {"field": "images", "type": "nominal", "legend": None, "scale": _colours(list(kinds))}
