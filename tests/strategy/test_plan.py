@@ -99,3 +99,14 @@ def test_the_same_question_gets_the_same_plan_without_timing_again(workspace, mo
     assert make_plan(*arguments, all_networks=True) == first
     assert first.networks["resnet8@0.5"].train.epochs >= 1
     assert first.networks["resnet8@0.5"].seconds_of(None) > 0
+
+
+def test_the_schedule_of_steps_that_are_there_is_told(workspace):
+    def notes(*codes):
+        recipes = {"resnet8@0.5": [for_setup("resnet8@0.5", code) for code in codes]}
+        return make_plan(workspace, ["resnet8@0.5"], recipes, None, 8, all_networks=True).notes
+
+    assert notes("NQ", "FIQ") == ("schedule: 8 epochs from scratch",)
+    assert notes("PRN", "QAT") == (
+        "schedule: 8 epochs from scratch, 3 epochs while pruning, 1 epoch quantization-aware",
+    )

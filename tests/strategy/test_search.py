@@ -149,4 +149,4 @@ def test_what_breaks_a_limit_by_its_shape_is_refused_untrained(fresh, trained, m
 def test_what_the_time_left_does_not_allow_is_not_begun(fresh, trained):
     slow = terms(fresh, epoch_seconds={"resnet8@0.5": 1e5}, deadline=time.monotonic() + 60)
     found = search(fresh, SPACE, slow)
-    assert not trained and found.search.stopped == "the time is up"
+    assert not trained and found.search.stopped == "the rest of the time is too short for another training"

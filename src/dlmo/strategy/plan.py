@@ -13,7 +13,7 @@ import numpy as np
 from dlmo.atomic import write_atomically
 from dlmo.data.dataset import Dataset
 from dlmo.errors import UserError
-from dlmo.study.recipe import Kd, PruneChannels, Qat, Recipe, Step
+from dlmo.study.recipe import Kd, Prune, PruneChannels, Qat, Recipe, Step
 from dlmo.study.stages import Expected, NetworkPlan, Workspace, trainings_of
 from dlmo.study.store import key_of
 from dlmo.training.schedule import Augmentation, Schedule
@@ -27,7 +27,9 @@ _IMAGES_FOR_LARGER = 5_000
 _PLANNED_SHARE = 0.95
 # Converting (once per training), quantizing and measuring a file; running it on images is the target's to say.
 _SECONDS_PER_FILE = 5.0
-_PROBE_SECONDS, _LEAST_PROBE_STEPS, _MOST_PROBE_STEPS = 2.0, 4, 40
+# A probe lasts this share of the time there is: processors are often faster for a few seconds than for minutes.
+_PROBE_SHARE, _SHORTEST_PROBE, _LONGEST_PROBE = 0.004, 2.0, 15.0  # of the time, seconds, seconds
+_LEAST_PROBE_STEPS, _PROBE_BATCHES = 4, 40
 # A further network is worth adding only if every network then still gets this share of its full schedule.
 _ENOUGH_OF_SCHEDULE = 0.5
 _PRUNE_SHARE, _QAT_SHARE, _CUT_SHARE = 0.15, 0.06, 0.4
@@ -35,7 +37,7 @@ _PRUNE_SHARE, _QAT_SHARE, _CUT_SHARE = 0.15, 0.06, 0.4
 # share of the epochs from scratch goes into it.
 _PRUNE_STEPS, _LARGEST_PRUNE_SHARE = 750, 0.3
 _SMALLEST_PROGRESSIVE_SIDE = 28
-_VERSION = 8
+_VERSION = 9
 
 
 @dataclass(frozen=True)
@@ -163,10 +165,12 @@ def make_plan(
     def make(folder: Path) -> None:
         from dlmo.training.device import best_device
 
+        lasting = float(np.clip(_PROBE_SHARE * (seconds or 0.0), _SHORTEST_PROBE, _LONGEST_PROBE))
         with workspace.progress.stage("plan: time a few training steps"):
             timed = _in_training(workspace, networks, recipes)
-            plain = dict.fromkeys(networks, 0.0) | {name: _seconds_per_epoch(workspace, name) for name in timed}
-            costs = {network: _Cost.probe(workspace, network, recipes[network], plain) for network in networks}
+            epoch = {name: _seconds_per_epoch(workspace, name, lasting) for name in timed}
+            plain = dict.fromkeys(networks, 0.0) | epoch
+            costs = {name: _Cost.probe(workspace, name, recipes[name], plain, lasting) for name in networks}
         counts = _fit(costs, images, plan_of, seconds, epochs, all_networks, seeds)
         document = {
             "epochs": counts,
@@ -188,9 +192,9 @@ def make_plan(
         )
         for network, count in document["epochs"].items()
     }
-    cuts = any(isinstance(step, PruneChannels) for listed in recipes.values() for r in listed for step in r.steps)
     count = max(document["epochs"].values())
-    return Plan(plans, count, document["device"], _notes(document, plans, cuts, images, seconds))
+    steps = [step for network in plans for recipe in recipes[network] for step in recipe.further_trainings]
+    return Plan(plans, count, document["device"], _notes(document, plans, steps, images, seconds))
 
 
 def remaining_seconds(
@@ -247,14 +251,18 @@ def macs_of(workspace: Workspace, network: str) -> int:
 
 
 def _notes(
-    document: dict, plans: dict[str, NetworkPlan], cuts: bool, images: int, seconds: float | None
+    document: dict, plans: dict[str, NetworkPlan], steps: Sequence[Step], images: int, seconds: float | None
 ) -> tuple[str, ...]:
-    """cuts: whether any recipe cuts channels."""
+    """steps: those of the recipes that train a network further."""
     first = next(iter(plans.values()))
-    start = f"{first.train.epochs} epochs from scratch, " if first.train.epochs else ""
-    notes = [f"schedule: {start}{first.prune.epochs} while pruning, {first.qat.epochs} quantization-aware"]
-    if cuts:
-        notes[0] += f", {first.cut.epochs} while cutting channels"
+    lasting = {
+        "from scratch": first.train.epochs,
+        "while pruning": first.prune.epochs if any(isinstance(step, Prune) for step in steps) else 0,
+        "while cutting channels": first.cut.epochs if any(isinstance(step, PruneChannels) for step in steps) else 0,
+        "quantization-aware": first.qat.epochs if any(isinstance(step, Qat) for step in steps) else 0,
+    }
+    named = [f"{epochs} epoch{'s' * (epochs != 1)} {what}" for what, epochs in lasting.items() if epochs]
+    notes = [f"schedule: {', '.join(named)}"] if named else []
     full = full_epochs(images)
     if 0 < first.train.epochs < full and seconds is not None:
         notes.append(f"the time is short: a full schedule has {full} epochs; more --time gives better accuracy")
@@ -280,8 +288,10 @@ class _Cost:
     teachers: Mapping[str, float] = field(default_factory=dict)
 
     @staticmethod
-    def probe(workspace: Workspace, network: str, recipes: list[Recipe], plain: Mapping[str, float]) -> "_Cost":
-        """plain: seconds per epoch of plain training, of this network and of its teachers."""
+    def probe(
+        workspace: Workspace, network: str, recipes: list[Recipe], plain: Mapping[str, float], lasting: float
+    ) -> "_Cost":
+        """plain: seconds per epoch of plain training, of this network and of its teachers. lasting: seconds."""
         trainings: dict[tuple, tuple[Step | None, Kd | None]] = {}
         for recipe in recipes:
             kd, further = recipe.kd, recipe.further_trainings
@@ -293,7 +303,7 @@ class _Cost:
             for end in range(len(further) + 1):
                 trainings[kd, further[:end]] = (further[end - 1] if end else None), kd
         qat = any(isinstance(step, Qat) for step, _ in trainings.values())
-        qat_seconds = _seconds_per_epoch(workspace, network, quantization_aware=True) if qat else 0.0
+        qat_seconds = _seconds_per_epoch(workspace, network, lasting, quantization_aware=True) if qat else 0.0
         per_file = _SECONDS_PER_FILE + _seconds_to_score(workspace, network)
         teachers = {name: plain[name] for name in _teachers(recipes)}
         return _Cost(plain[network], qat_seconds, tuple(trainings.values()), len(recipes), per_file, teachers)
@@ -380,8 +390,8 @@ def _fit(
     return dict.fromkeys(chosen, count)
 
 
-def _seconds_per_epoch(workspace: Workspace, network: str, quantization_aware: bool = False) -> float:
-    """Time a few steps of training."""
+def _seconds_per_epoch(workspace: Workspace, network: str, lasting: float, quantization_aware: bool = False) -> float:
+    """Time the training of an epoch by some of its steps. lasting: seconds."""
     import torch
 
     from dlmo.study.stages import build_network
@@ -403,21 +413,22 @@ def _seconds_per_epoch(workspace: Workspace, network: str, quantization_aware: b
         if device.name == "cuda":
             torch.cuda.synchronize()  # a GPU's steps are only queued when they return
         stamps.append(time.monotonic())
-        if len(stamps) > _LEAST_PROBE_STEPS and stamps[-1] - stamps[0] > _PROBE_SECONDS:
+        if len(stamps) > _LEAST_PROBE_STEPS and stamps[-1] - stamps[0] > lasting:
             raise _EnoughSeen
 
-    part = data.train.take(np.arange(min(images, batch * _MOST_PROBE_STEPS)))
+    part = data.train.take(np.arange(min(images, batch * _PROBE_BATCHES)))
     nothing = data.validation.take(np.arange(1))
     torch.manual_seed(0)
     fresh = build_network(workspace, network)
-    setup = Schedule(1, min(batch, images), 0.001, 0.1, orthogonal=not quantization_aware)
+    rounds = max(1, round(lasting / _SHORTEST_PROBE))
+    setup = Schedule(rounds, min(batch, images), 0.001, 0.1, orthogonal=not quantization_aware)
     with contextlib.suppress(_EnoughSeen):
         train(
             fresh, part, nothing, setup, workspace.augmentation, device, 0,
             technique=QuantizationAwareTraining() if quantization_aware else Technique(), progress=stamp,
         )  # fmt: skip
     # The first steps also choose kernels and fill memory pools.
-    return float(np.median(np.diff(stamps)[2:] if len(stamps) > 4 else np.diff(stamps))) * steps_per_epoch
+    return float(np.mean(np.diff(stamps)[2:] if len(stamps) > 4 else np.diff(stamps))) * steps_per_epoch
 
 
 class _EnoughSeen(Exception):

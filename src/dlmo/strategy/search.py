@@ -121,9 +121,8 @@ class _Searcher:
         while True:
             self._notes = self._study.user_attrs
             short = [trial for trial in self._looked_at() if not trial.refused]
-            candidate = self._most_promising(short)
-            affordable = candidate is not None and self._affords(self._rungs(candidate), self._terms.long)
-            if len(short) >= _SHORT_PER_LONG * (len(self._promoted()) + 1) and affordable:
+            candidate = next((recipe for recipe in self._promising(short) if self._affords_long(recipe)), None)
+            if len(short) >= _SHORT_PER_LONG * (len(self._promoted()) + 1) and candidate is not None:
                 self._promote(candidate)
                 continue
             if (
@@ -131,8 +130,8 @@ class _Searcher:
                 or repeats >= _MOST_REPEATS
                 or time.monotonic() > self._terms.deadline
             ):
-                if not affordable:
-                    return "nothing new was proposed" if repeats >= _MOST_REPEATS else "the time is up"
+                if candidate is None:
+                    return _why_stopped(repeats, time.monotonic() > self._terms.deadline)
                 self._promote(candidate)
                 continue
             number, recipe = self._propose()
@@ -263,13 +262,13 @@ class _Searcher:
         later = {n.removeprefix(kind): value for n, value in self._notes.items() if n.startswith(kind)}
         return self._terms.plain | later
 
-    def _most_promising(self, short: list[Trial]) -> Recipe | None:
-        """The recipe to train long next: what a service would choose, then the rest of the front."""
+    def _promising(self, short: list[Trial]) -> list[Recipe]:
+        """The recipes to train long, best first: what a service would choose, then the rest of the front."""
         promoted = self._promoted()
         fitting = [trial for trial in short if not evidence.refusal(trial, self._tiers[-1])]
         ranked = [picked for tier in self._tiers if fitting and (picked := pick(fitting, tier))]
         ranked += sorted(self._front(fitting), key=lambda trial: -trial.validation_accuracy)
-        return next((parse(trial.recipe) for trial in ranked if trial.recipe not in promoted), None)
+        return [parse(text) for text in dict.fromkeys(trial.recipe for trial in ranked) if text not in promoted]
 
     def _front(self, trials: list[Trial]) -> list[Trial]:
         """The best trades of accuracy against size and against what running costs."""
@@ -281,6 +280,9 @@ class _Searcher:
         best = [picked for tier in self._tiers if long and (picked := pick(long, tier))]
         best += sorted(self._front(long), key=lambda trial: -trial.validation_accuracy)
         return [parse(text) for text in list(dict.fromkeys(trial.recipe for trial in best))[:_MOST_FINALISTS]]
+
+    def _affords_long(self, recipe: Recipe) -> bool:
+        return self._affords(self._rungs(recipe), self._terms.long)
 
     def _affords(self, recipes: list[Recipe], epochs: int) -> bool:
         plans = {recipe.network: self._plan(recipes[-1], epochs) for recipe in recipes}
@@ -352,6 +354,12 @@ def _with_limits(tier: Budget, budget: Budget) -> Budget:
         max_latency_ms=budget.max_latency_ms,
         running_cost=budget.running_cost,
     )
+
+
+def _why_stopped(repeats: int, late: bool) -> str:
+    if repeats >= _MOST_REPEATS:
+        return "nothing new was proposed"
+    return "the time is up" if late else "the rest of the time is too short for another training"
 
 
 def _family(network: str) -> str:
