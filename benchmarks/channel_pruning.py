@@ -86,11 +86,11 @@ def main() -> None:
     }
     low = max(curve[:, 0].min() for curve in curves.values())
     high = min(curve[:, 0].max() for curve in curves.values())
-    for level in (low, (low + high) / 2, high) if low < high else ():
+    for level in sorted({low, (low + high) / 2, high}) if low <= high else ():
         by_macs, by_latency = (_at(curve, level) for curve in curves.values())
         print(f"at {100 * level:.2f} %: {by_macs:.4f} ms by MACs, {by_latency:.4f} ms by latency, "
               f"{by_macs / by_latency:.3f}x")  # fmt: skip
-    if low >= high:
+    if low > high:
         print("no accuracy is reached both ways")
 
 
@@ -98,7 +98,10 @@ def _at(curve: np.ndarray, level: float) -> float:
     """The least latency at which a curve of (accuracy, milliseconds) reaches an accuracy."""
     order = curve[np.argsort(curve[:, 1])]
     best = np.maximum.accumulate(order[:, 0])
-    return float(np.interp(level, best, order[:, 1]))
+    first = int(np.argmax(best >= level))
+    if first == 0:
+        return float(order[0, 1])
+    return float(np.interp(level, best[first - 1 : first + 1], order[first - 1 : first + 1, 1]))
 
 
 if __name__ == "__main__":

@@ -427,8 +427,8 @@ def _seconds_per_epoch(workspace: Workspace, network: str, lasting: float, quant
             fresh, part, nothing, setup, workspace.augmentation, device, 0,
             technique=QuantizationAwareTraining() if quantization_aware else Technique(), progress=stamp,
         )  # fmt: skip
-    # The first steps also choose kernels and fill memory pools.
-    return float(np.mean(np.diff(stamps)[2:] if len(stamps) > 4 else np.diff(stamps))) * steps_per_epoch
+    # The first steps also choose kernels and fill memory pools, and find the processor rested.
+    return float(np.mean(np.diff(stamps)[len(stamps) // 2 :])) * steps_per_epoch
 
 
 class _EnoughSeen(Exception):
