@@ -428,7 +428,8 @@ def _seconds_per_epoch(workspace: Workspace, network: str, lasting: float, quant
             technique=QuantizationAwareTraining() if quantization_aware else Technique(), progress=stamp,
         )  # fmt: skip
     # The first steps also choose kernels and fill memory pools, and find the processor rested.
-    return float(np.mean(np.diff(stamps)[len(stamps) // 2 :])) * steps_per_epoch
+    steps = np.diff(stamps)
+    return float(np.mean(steps[len(steps) // 2 :])) * steps_per_epoch
 
 
 class _EnoughSeen(Exception):
