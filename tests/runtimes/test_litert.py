@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from ai_edge_litert.tools import flatbuffer_utils
 
 from dlmo import networks
 from dlmo.data.preprocessing import to_float
@@ -50,6 +51,22 @@ def test_short_names_shrink_the_file_and_change_no_bit(float_file, images):
     short = flatbuffer.shorten_names(float_file)
     assert len(float_file) - len(short) > 4_000
     assert np.array_equal(predict(float_file, images), predict(short, images))
+
+
+def test_equal_vectors_are_stored_once(float_file, images):
+    made = quantize.static_int8(float_file, images)
+    shared = flatbuffer.write(flatbuffer.read(made))
+    plain = bytes(flatbuffer_utils.convert_object_to_bytearray(flatbuffer.read(made)))
+    zero_points = [
+        tensor.quantization.zeroPoint
+        for tensor in flatbuffer.read(shared).subgraphs[0].tensors
+        if tensor.quantization is not None and tensor.quantization.zeroPoint is not None
+    ]
+    repeated = sum(map(len, zero_points)) - sum({len(values) for values in zero_points if not values.any()})
+    assert len(plain) - len(shared) > 7 * repeated  # a few of them are not zero
+    unpacked = flatbuffer_utils.convert_object_to_bytearray(flatbuffer.read(shared))
+    assert bytes(unpacked) == plain  # every reader sees the same model
+    assert np.array_equal(predict(made, images), predict(shared, images))
 
 
 def test_facts_of_a_file(network, float_file):
@@ -130,6 +147,24 @@ def test_encoded_zeros_shrink_the_raw_file_bit_exactly(pruned_file, images, kind
     assert len(encoded) < 0.72 * len(dense)
     assert np.array_equal(predict(dense, images), predict(encoded, images))
     assert Runner(encoded).delegation()[0] == 1
+
+
+@pytest.mark.parametrize("shape", [(16, 1, 1, 300), (300, 1, 1, 16), (40, 3, 3, 24), (270, 260)])
+def test_positions_of_weights_take_the_axis_that_costs_least(shape):
+    rng = np.random.default_rng(0)
+    weights = rng.integers(1, 100, shape, np.int8) * (rng.random(shape) < 0.2)
+    values, sparsity, index_bytes = sparse._compress(weights)
+    costs = {axis: sparse._compress_along(weights, axis)[2] for axis in range(weights.ndim)}
+    assert index_bytes == min(costs.values()) == costs[sparsity.traversalOrder[-1]]
+    # What the runtime restores: every level but the last is dense, in the order of traversal.
+    order = list(sparsity.traversalOrder)
+    rows = np.zeros((weights.size // shape[order[-1]], shape[order[-1]]), np.int8)
+    last = sparsity.dimMetadata[-1]
+    bounds = np.asarray(last.arraySegments.values, int)
+    for row, (start, end) in enumerate(zip(bounds, bounds[1:])):
+        rows[row, last.arrayIndices.values[start:end]] = values[start:end]
+    restored = rows.reshape([shape[axis] for axis in order]).transpose(np.argsort(order))
+    assert np.array_equal(restored, weights)
 
 
 def test_a_dense_file_is_left_as_it_is(float_file):

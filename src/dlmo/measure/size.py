@@ -57,10 +57,6 @@ def _stored(graph, makers: dict, index: int):
 
 
 def _scale_bytes(tensor) -> int:
-    """Scales (float32) and zero points (int64) of a tensor that has one of each per channel."""
-    quantization = tensor.quantization
-    scales, zeros = (
-        0 if values is None else len(values)
-        for values in (getattr(quantization, "scale", None), getattr(quantization, "zeroPoint", None))
-    )
-    return 4 * scales + 8 * zeros if scales > 1 else 0
+    """Scales (float32) of a tensor that has one per channel. Its zero points, all 0, are shared over the file."""
+    scales = getattr(tensor.quantization, "scale", None)
+    return 0 if scales is None or len(scales) < 2 else 4 * len(scales)

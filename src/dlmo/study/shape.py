@@ -13,7 +13,7 @@ from dlmo.study.stages import Workspace, build_network
 from dlmo.study.store import key_of
 
 # Raise it when the code here, or that of the conversion, changes what a file takes.
-_VERSION = 1
+_VERSION = 2
 # Enough to give every activation a range.
 _SEEN_IMAGES = 16
 

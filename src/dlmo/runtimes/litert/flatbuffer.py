@@ -2,8 +2,10 @@
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
@@ -29,8 +31,34 @@ def read(content: bytes) -> schema.ModelT:
 
 
 def write(model: schema.ModelT) -> bytes:
-    """Serialize with all buffers in line, as microcontroller interpreters need them."""
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    """Serialize with all buffers in line, as microcontroller interpreters need them, equal vectors stored once."""
+    builder = _SharingBuilder(1024)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
+class _SharingBuilder(flatbuffers.Builder):
+    """Stores equal vectors and strings once.
+
+    A file of int8 per channel repeats itself: 8 bytes of zero point for each channel, all of them 0, once for the
+    weights and once for the biases. Every reader sees the same model, as the format refers to vectors by their place.
+    """
+
+    def __init__(self, initial_size: int):
+        super().__init__(initial_size)
+        self._places: dict[tuple[str, bytes], int] = {}
+
+    def CreateNumpyVector(self, x: np.ndarray) -> int:
+        return self._once((x.dtype.str, x.tobytes()), lambda: super(_SharingBuilder, self).CreateNumpyVector(x))
+
+    def CreateString(self, s, *options) -> int:
+        key = s.encode() if isinstance(s, str) else bytes(s)
+        return self._once(("string", key), lambda: super(_SharingBuilder, self).CreateString(s, *options))
+
+    def _once(self, key: tuple[str, bytes], create: Callable[[], int]) -> int:
+        if key not in self._places:
+            self._places[key] = create()
+        return self._places[key]
 
 
 def operator_name(model: schema.ModelT, operator: schema.OperatorT) -> str:

@@ -60,17 +60,26 @@ def _weight_tensors(model: schema.ModelT, graph: schema.SubGraphT) -> list[int]:
 
 
 def _compress(weights: np.ndarray) -> tuple[np.ndarray, schema.SparsityParametersT, int]:
-    """Non-zero values in order, their positions in compressed rows over the last axis, bytes of the positions."""
-    rows = weights.reshape(-1, weights.shape[-1])
+    """Non-zero values in order, their positions in compressed rows over one axis, bytes of the positions.
+
+    The axis is the one that takes fewest bytes: a position along a long axis needs two of them, and every row needs
+    its beginning told, so that an axis of 256 or a little less is best.
+    """
+    return min((_compress_along(weights, axis) for axis in range(weights.ndim)), key=lambda found: found[2])
+
+
+def _compress_along(weights: np.ndarray, axis: int) -> tuple[np.ndarray, schema.SparsityParametersT, int]:
+    order = [*(other for other in range(weights.ndim) if other != axis), axis]
+    rows = weights.transpose(order).reshape(-1, weights.shape[axis])
     occupied = rows != 0
     segments = np.concatenate([[0], np.cumsum(occupied.sum(1))])
     indices = np.nonzero(occupied)[1]
     sparsity = schema.SparsityParametersT()
-    sparsity.traversalOrder = np.arange(weights.ndim, dtype=np.int32)
+    sparsity.traversalOrder = np.array(order, np.int32)
     sparsity.dimMetadata = []
-    for size in weights.shape[:-1]:
+    for other in order[:-1]:
         dimension = schema.DimensionMetadataT()
-        dimension.format, dimension.denseSize = schema.DimensionType.DENSE, int(size)
+        dimension.format, dimension.denseSize = schema.DimensionType.DENSE, int(weights.shape[other])
         sparsity.dimMetadata.append(dimension)
     last = schema.DimensionMetadataT()
     last.format = schema.DimensionType.SPARSE_CSR
