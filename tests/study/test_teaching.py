@@ -53,6 +53,22 @@ def test_the_teacher_is_trained_once_and_is_a_plain_network_like_any_other(few):
     assert first.seconds > sum(epoch.seconds for epoch in first.curve()), "its teacher's time counts too"
 
 
+def test_the_network_before_pruning_teaches_where_that_is_asked_for(few):
+    plain, taught = (run(few, text) for text in ("prune(0.9)", "prune(0.9, teacher=parent)"))
+    assert made(few, "answers"), "the dense network was asked"
+    assert plain.sparsity == taught.sparsity > 0.85
+    first, second = (load_network(few, each).state_dict() for each in (plain, taught))
+    assert any((first[name] != second[name]).any() for name in first)
+    own_teacher = {
+        trainings_of(few, parse(f"{STUDENT} > kd(resnet8) > {step}"), PLAN, 0)[-1].key
+        for step in ("prune(0.9, teacher=parent)", "prune(0.9)")
+    }
+    assert len(own_teacher) == 1, "a recipe's own teacher takes the parent's place"
+    plan = replace(schedules(8_000, 16, 40), epoch_seconds=3.0)
+    alone, helped = (parse(f"resnet8 > prune(0.9{who})").steps[0] for who in ("", ", teacher=parent"))
+    assert plan.seconds_of(helped) > plan.seconds_of(alone) == 3.0 * plan.prune.epochs
+
+
 def test_all_further_steps_keep_the_teacher_and_its_answers(few):
     trained = run(few, "kd(resnet8) > prune > qat > int8")
     assert trained.fake_quantized and trained.sparsity > 0.7

@@ -36,6 +36,11 @@ class Step(BaseModel):
             parts[0] = _text(given[0][1])
         return f"{self.name}({', '.join(parts)})" if parts else self.name
 
+    @property
+    def parent_teaches(self) -> "Kd | None":
+        """How the network before this step teaches while it trains, where no other teacher does."""
+        return Kd(teacher="self") if getattr(self, "teacher", None) == "parent" else None
+
 
 class Kd(Step):
     """Knowledge distillation. The student trains from scratch as long as without; further steps keep the teacher.
@@ -127,10 +132,17 @@ class Kd(Step):
 
 
 class Prune(Step):
+    """See techniques.pruning.
+
+    sparsity: final share of zeros. rounds: how often it rises. teacher: `parent`, the network before pruning, or
+    `none`, the study's plain form; a recipe's `kd` takes its place.
+    """
+
     name, code, summary = "prune", "PRN", "gradual magnitude pruning; zeros are stored sparse"
     sparsity: float = Field(0.8, gt=0, lt=1, json_schema_extra={"search": [0.5, 0.95]})
     rounds: int = Field(65, ge=1, le=1000, json_schema_extra={"search": [60, 70]})
     epochs: int | None = Field(None, ge=1, le=10_000)  # None: the plan's share of the schedule
+    teacher: Literal["parent", "none"] = "none"
 
 
 class PruneChannels(Step):
@@ -177,11 +189,6 @@ class PruneChannels(Step):
     def limited(self) -> bool:
         """Whether something else than the share of channels is given."""
         return (self.macs, self.size, self.latency) != (None, None, None)
-
-    @property
-    def parent_teaches(self) -> Kd | None:
-        """How the network before the cut teaches, where no other teacher does."""
-        return Kd(teacher="self") if self.teacher == "parent" else None
 
 
 class Qat(Step):

@@ -70,7 +70,7 @@ class NetworkPlan:
         epoch = self.qat_epoch_seconds if isinstance(step, Qat) else self.epoch_seconds
         resized = PROGRESSIVE_COST if schedule.progressive else 1.0
         seconds = epoch * schedule.epochs * resized
-        if kd is None and isinstance(step, PruneChannels) and step.parent_teaches is not None:
+        if kd is None and step is not None and step.parent_teaches is not None:
             return seconds + epoch / 3 * step.parent_teaches.views_in(schedule.epochs)
         if kd is None or kd.loss == "shallow":
             return seconds
@@ -355,16 +355,16 @@ def _technique_key(
     kd: Kd | None,
     precision: Precision,
 ) -> str:
-    values = step.model_dump(exclude={"epochs"})
+    values = step.model_dump(exclude={"epochs", "teacher"})  # told by the schedule and by "kd"
     schedule = plan.schedule_of(step)
     inputs = {"parent": parent, "step": step.name, **values, **_training_inputs(workspace, schedule, seed)}
     if isinstance(step, PruneChannels):
         from dlmo.study.cutting import key_inputs
 
         inputs |= key_inputs(workspace, step, network, precision)
-        taught = step.parent_teaches
-        if kd is None and taught is not None:
-            inputs["kd"] = {"loss": taught.loss, "views": taught.views_in(schedule.epochs), **taught.settings}
+    taught = step.parent_teaches
+    if kd is None and taught is not None:
+        inputs["kd"] = {"loss": taught.loss, "views": taught.views_in(schedule.epochs), **taught.settings}
     return key_of("technique", _VERSIONS["technique"], inputs | _kd_inputs(workspace, kd, network, plan, seed))
 
 
@@ -632,7 +632,7 @@ def _train_into(
     taught, teacher, views = kd, None, None
     if kd is not None:
         teacher, views = _teacher(workspace, kd, name, step, plan, seed), kd.views_in(plan.train.epochs)
-    elif isinstance(step, PruneChannels) and step.parent_teaches is not None:
+    elif step is not None and step.parent_teaches is not None:
         taught, teacher = step.parent_teaches, parent
         views = taught.views_in(schedule.epochs)
     title = f"{step.name if step else 'train'} {name}{' with a teacher' if taught else ''}: {epochs}"
