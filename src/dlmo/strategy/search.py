@@ -29,7 +29,7 @@ from dlmo.study.stages import Artifact, NetworkPlan, Workspace, make_artifact, s
 from dlmo.study.store import key_of
 
 # Raise it when the proposals would be others.
-_VERSION = 1
+_VERSION = 2
 # Of so many short trainings one is followed by a long one.
 _SHORT_PER_LONG = 3
 # Drawn at random before the sampler has something to go by.

@@ -17,8 +17,8 @@ _IMAGES_FOR_LARGER = 5_000
 _WIDTHS = (0.25, 0.375, 0.5, 0.75, 1.0)
 # Shares of the channels that are cut. Every layer loses the same share, so that the file's size is known before.
 _MOST_CUT, _CUT_STEP = 0.625, 0.125
-_SMALLEST_FORMS = ("int8", "prune > int8", "prune > dynamic_int8")
-_FORMS = ("qat > int8", "int8", "prune > int8", "prune > dynamic_int8", "dynamic_int8", "float16")
+_SMALLEST_FORMS = ("int8", "prune > int8", "prune(0.9) > int8", "prune > dynamic_int8")
+_FORMS = ("qat > int8", "int8", "prune > int8", "prune(0.9) > int8", "prune > dynamic_int8", "dynamic_int8", "float16")
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,15 @@ class Space:
         known = (
             {"network", "cut", "form"} | ({"width"} if self.widths else set()) | ({"kd"} if self.teaching else set())
         )
+        good = (
+            (middle, False, 0.25, "prune > dynamic_int8"),
+            (narrow, True, 0.0, "int8"),
+            (widths[-1], True, 0.5, "qat > int8"),
+        )
         some = [
-            {"width": width, "kd": kd, "cut": min(cut, _MOST_CUT), "form": self.forms[0], "network": self.networks[0]}
-            for width, kd, cut in ((middle, False, 0.25), (narrow, True, 0.0), (widths[-1], True, 0.5))
+            {"width": width, "kd": kd, "cut": cut, "form": form, "network": self.networks[0]}
+            for width, kd, cut, form in good
+            if form in self.forms
         ]
         return [{name: value for name, value in entry.items() if name in known} for entry in some]
 
