@@ -185,14 +185,26 @@ def study(
     target: Targets = None,
     threads: Threads = 1,
     time: Time = None,
-    epochs: Epochs = None,
+    epochs: Annotated[
+        list[str] | None,
+        typer.Option(help="epochs from scratch, instead of --time; NETWORK=EPOCHS for one of them; may be repeated"),
+    ] = None,
     input_size: InputSize = None,
     group_by: GroupBy = None,
-    stem: Stem = "auto",
+    stem: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="the networks' first layers: auto, small, medium, large; NETWORK=STEM for one; may be repeated"
+        ),
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="for paper, paper-kd: folder with the official files")] = None,
+    dataset: Annotated[
+        list[str] | None, typer.Option(help="for paper: cifar10 or cifar100 alone; default both")
+    ] = None,
     kd: Annotated[
         str, typer.Option(help='what KD stands for in setups, such as "kd(wide_resnet_40_2, loss=dkd)"')
     ] = "kd",
+    prune: Annotated[str, typer.Option(help='what PRN and PRQ prune by in setups, such as "prune(0.9)"')] = "prune",
     train_only: Annotated[
         bool,
         typer.Option("--train-only", help="stop when all is trained; needs no runtime, see docs/training-elsewhere.md"),
@@ -205,19 +217,22 @@ def study(
     """Measure setups and recipes on networks, side by side."""
     from dlmo.errors import UserError
     from dlmo.strategy.job import Options
+    from dlmo.strategy.study import by_network, epochs_by_network, train_study
     from dlmo.strategy.study import study as work
-    from dlmo.strategy.study import train_study
 
+    every_epochs, epochs_of = epochs_by_network(epochs or ())
+    every_stem, stems = by_network("--stem", stem or ())
     options = Options(
-        time=time, epochs=epochs, threads=threads, seeds=tuple(range(seeds)), input_size=input_size,
-        group_by=group_by, stem=stem, **_targets(target), out=out, track=tuple(track or ()), cluster=cluster,
+        time=time, epochs=every_epochs, epochs_of=epochs_of, threads=threads, seeds=tuple(range(seeds)),
+        input_size=input_size, group_by=group_by, stem=every_stem or "auto", stems=stems, **_targets(target), out=out,
+        track=tuple(track or ()), cluster=cluster,
     )  # fmt: skip
     if source in ("paper", "paper-kd"):
         if recipe:
             raise UserError("--recipe: the paper's grids have setups only; leave it out, or name a data set")
         from dlmo.strategy.paper import Asked, study_paper, train_paper
 
-        asked = Asked(data, source, network or (), setup or (), kd, options)
+        asked = Asked(data, source, network or (), setup or (), dataset or (), kd, prune, options)
         if train_only:
             _print_trained(train_paper(asked, _progress()), as_json)
             return
@@ -225,11 +240,12 @@ def study(
         _print_paper(found, out, as_json)
         _exit_if_some_failed(*found.runs.values())
         return
-    if data is not None:
-        raise UserError("--data belongs to `dlmo study paper`; write the place into the source, as in cifar10:DIR")
+    if data is not None or dataset:
+        option = "--data" if data is not None else "--dataset"
+        raise UserError(f"{option} belongs to `dlmo study paper`; write the place into the source, as in cifar10:DIR")
     found = (train_study if train_only else work)(
         source, network=network or (), setup=setup or (), recipe=recipe or (), model=model, mean=mean, std=std,
-        channel_order=channel_order, kd=kd, options=options, progress=_progress(),
+        channel_order=channel_order, kd=kd, prune=prune, options=options, progress=_progress(),
     )  # fmt: skip
     if train_only:
         _print_trained(found, as_json)

@@ -13,7 +13,7 @@ as a pooling layer.
 import torch
 from torch import nn
 
-from dlmo.networks.layers import conv_norm, initialize, scaled
+from dlmo.networks.layers import conv_norm, initialize, quiet, scaled
 
 
 class BasicBlock(nn.Module):
@@ -22,7 +22,7 @@ class BasicBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.first = conv_norm(inputs, outputs, 3, stride=stride, activation=nn.ReLU)
-        self.second = conv_norm(outputs, outputs, 3)
+        self.second = quiet(conv_norm(outputs, outputs, 3))
         same_shape = stride == 1 and inputs == outputs
         self.shortcut = nn.Identity() if same_shape else conv_norm(inputs, outputs, 1, stride=stride)
         self.activation = nn.ReLU()

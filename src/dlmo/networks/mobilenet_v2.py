@@ -7,7 +7,7 @@ under 1 leaves the last convolution at 1280 channels, as published.
 import torch
 from torch import nn
 
-from dlmo.networks.layers import conv_norm, initialize, scaled
+from dlmo.networks.layers import conv_norm, initialize, quiet, scaled
 
 # Expansion, output channels, blocks, stride of the first block; None is the stem's choice (published: 2).
 LAYOUT = (
@@ -33,9 +33,10 @@ class InvertedResidual(nn.Module):
         if expansion != 1:
             layers.append(conv_norm(inputs, inner, 1, activation=nn.ReLU6))
         layers.append(conv_norm(inner, inner, 3, stride=stride, groups=inner, activation=nn.ReLU6))
-        layers.append(conv_norm(inner, outputs, 1))
-        self.layers = nn.Sequential(*layers)
         self.same_shape = stride == 1 and inputs == outputs
+        projection = conv_norm(inner, outputs, 1)
+        layers.append(quiet(projection) if self.same_shape else projection)
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.layers(x) if self.same_shape else self.layers(x)

@@ -2,8 +2,8 @@
 
 Howard et al.: "Searching for MobileNetV3", arXiv:1905.02244, tables 1 (large) and 2 (small). Where the
 paper leaves a choice this follows torchvision, whose parameter counts these are: squeeze-excite to a
-quarter of the expanded channels, BatchNorm with eps 1e-3 and momentum 0.01, dropout 0.2, all layers scaled
-by the width.
+quarter of the expanded channels, BatchNorm with eps 1e-3, dropout 0.2, all layers scaled by the width. Its
+momentum of 0.01 would leave statistics of smaller images in the file after a schedule of few epochs.
 """
 
 from functools import partial
@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from dlmo.networks import layers
-from dlmo.networks.layers import initialize, scaled
+from dlmo.networks.layers import initialize, quiet, scaled
 
-conv_norm = partial(layers.conv_norm, eps=1e-3, momentum=0.01)
+conv_norm = partial(layers.conv_norm, eps=1e-3)
 
 RE, HS = nn.ReLU, nn.Hardswish
 # Kernel, expanded and output channels, squeeze-excite, activation, stride; None: the stem's, published as 2.
@@ -91,9 +91,10 @@ class InvertedResidual(nn.Module):
         steps.append(conv_norm(inner, inner, kernel, stride=stride, groups=inner, activation=activation))
         if squeeze_excite:
             steps.append(SqueezeExcite(inner))
-        steps.append(conv_norm(inner, outputs, 1))
-        self.layers = nn.Sequential(*steps)
         self.same_shape = stride == 1 and inputs == outputs
+        projection = conv_norm(inner, outputs, 1)
+        steps.append(quiet(projection) if self.same_shape else projection)
+        self.layers = nn.Sequential(*steps)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.layers(x) if self.same_shape else self.layers(x)

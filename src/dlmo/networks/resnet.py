@@ -11,7 +11,7 @@ is a 3x3 convolution of stride 1, as usual for 32x32 images (7,680 parameters fe
 import torch
 from torch import nn
 
-from dlmo.networks.layers import conv_norm, initialize, scaled
+from dlmo.networks.layers import conv_norm, initialize, quiet, scaled
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 EXPANSION = 4
@@ -25,7 +25,7 @@ class Bottleneck(nn.Module):
         outputs = inner * EXPANSION
         self.reduce = conv_norm(inputs, inner, 1, activation=nn.ReLU)
         self.spatial = conv_norm(inner, inner, 3, stride=stride, activation=nn.ReLU)
-        self.expand = conv_norm(inner, outputs, 1)
+        self.expand = quiet(conv_norm(inner, outputs, 1))
         same_shape = stride == 1 and inputs == outputs
         self.shortcut = nn.Identity() if same_shape else conv_norm(inputs, outputs, 1, stride=stride)
         self.activation = nn.ReLU()

@@ -166,7 +166,7 @@ def _cells(result: Result) -> tuple[Cell, ...]:
         Cell(f"{result.sparsity * 100:.0f} %", result.sparsity),
         Cell(wording.count(result.parameters), result.parameters),
         Cell(wording.count(result.macs), result.macs),
-        Cell(str(result.epochs), result.epochs),
+        Cell(f"{result.epochs:g}", result.epochs),
         Cell(wording.duration(result.seconds), result.seconds),
         Cell(str(result.seed), result.seed),
     )

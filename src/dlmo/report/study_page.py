@@ -187,7 +187,7 @@ def _schedules(study: PaperStudy) -> list[str]:
     for dataset, run in study.runs.items():
         for result in run.results:
             if result.setup in ("NQ", "KD"):
-                found.append(f"{dataset}, {result.network}, {result.setup}, seed {result.seed}: {result.epochs} epochs")
+                found.append(f"{dataset}, {result.network}, {result.setup}, seed {result.seed}: {result.epochs:g} epochs")
     return found
 
 

@@ -33,7 +33,7 @@ def print_trained(found: TrainedOnly, console: Console) -> None:
     for title in ("seed", "epochs", "seconds", "validation %"):
         table.add_column(title, justify="right")
     for t in found.trainings:
-        numbers = str(t.seed), str(t.epochs), f"{t.seconds:.0f}", wording.percent(t.validation_accuracy)
+        numbers = str(t.seed), f"{t.epochs:g}", f"{t.seconds:.0f}", wording.percent(t.validation_accuracy)
         table.add_row(Text(f"{t.dataset}: {t.name}"), *numbers)
     console.print(table)
     _say(

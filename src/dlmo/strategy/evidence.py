@@ -60,7 +60,7 @@ def smallest(workspace: Workspace, recipes: Sequence[Recipe]) -> list[Recipe]:
         return list(recipes)
     data = workspace.dataset
     counts = {
-        name: networks.count(name, classes=len(data.classes), input_shape=data.input_shape, stem=workspace.stem)
+        name: networks.count(name, classes=len(data.classes), input_shape=data.input_shape, stem=workspace.stem_of(name))
         for name in names
     }
     least = {min(names, key=lambda name: counts[name].parameters), min(names, key=lambda name: counts[name].macs)}

@@ -5,8 +5,8 @@ What needs a runtime is imported where it is used: `train_only` shares the first
 
 import shlex
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,18 +57,21 @@ _SHORT_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Options:
-    """What all jobs share. time: a duration such as "10m", None leaves it to the job; epochs overrides it; target: what
+    """What all jobs share. time: a duration such as "10m", None leaves it to the job; epochs overrides it, less than 1
+    is a part of the images; epochs_of, stems: of networks that shall have others than `epochs` and `stem`; target: what
     limits and choice are about; more_targets: further ones to measure on; out: None writes nothing; store: a folder or
     URL, None is the user's (see study.store.open_store); track: see `dlmo.tracking`; cluster: address of the Ray
     cluster that makes the stages, None makes them in this process."""
 
     time: str | None = None
-    epochs: int | None = None
+    epochs: float | None = None
+    epochs_of: Mapping[str, float] = field(default_factory=dict)
     threads: int = 1
     seeds: tuple[int, ...] = (0,)
     input_size: int | None = None
     group_by: str | None = None
     stem: str = "auto"
+    stems: Mapping[str, str] = field(default_factory=dict)
     target: str = "cpu"
     more_targets: tuple[str, ...] = ()
     out: str | Path | None = None
@@ -173,7 +176,7 @@ def prepare(source: str | Path, job: Job, options: Options, progress: Progress, 
         progress.note(note)
     workspace = Workspace(
         dataset, store, augmentation_for(dataset), class_weights_for(dataset), options.stem, progress, target, network,
-        found,
+        found, options.stems,
     )  # fmt: skip
     recipes: dict[str, list[Recipe]] = {}
     for recipe in job.recipes_for(len(dataset.train)):
@@ -193,6 +196,7 @@ def plan_job(ready: Prepared, job: Job, options: Options) -> Planned:
         recipes,
         ready.seconds,
         options.epochs,
+        epochs_of=options.epochs_of,
         all_networks=job.all_networks,
         seeds=len(seeds),
     )
@@ -357,8 +361,9 @@ def _check(options: Options, recipes: list[Recipe]) -> None:
     """Everything about the options that can be refused before any data is read."""
     if options.threads < 1:
         raise UserError(f"--threads {options.threads}: give 1 or more")
-    if options.epochs is not None and options.epochs < 1:
-        raise UserError(f"--epochs {options.epochs}: give 1 or more")
+    for epochs in (options.epochs, *options.epochs_of.values()):
+        if epochs is not None and not (0 < epochs < 1 or (epochs >= 1 and epochs == round(epochs))):
+            raise UserError(f"--epochs {epochs:g}: give a whole number, or a part of one epoch, above 0 and below 1")
     for seed in options.seeds:
         if not 0 <= seed <= _LARGEST_SEED:
             raise UserError(f"--seed {seed}: give a number from 0 to {_LARGEST_SEED:,}")
@@ -385,6 +390,10 @@ def given_options(options: Options) -> dict[str, object]:
     defaults = Options()
     names = ("time", "epochs", "threads", "input_size", "group_by", "stem", "target")
     given = {name: getattr(options, name) for name in names if getattr(options, name) != getattr(defaults, name)}
+    for name, of_networks in (("epochs", options.epochs_of), ("stem", options.stems)):
+        if of_networks:
+            first = [given[name]] if name in given else []
+            given[name] = [*first, *(f"{network}={value}" for network, value in of_networks.items())]
     if options.more_targets:
         given["target"] = list(options.targets)
     if options.seeds != defaults.seeds:

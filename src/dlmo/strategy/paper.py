@@ -77,18 +77,20 @@ class PaperStudy:
 
 @dataclass(frozen=True)
 class Asked:
-    """One of the study's grids, or the part of it with these networks and setups.
+    """One of the study's grids, or the part of it with these networks, setups and data sets.
 
-    data: folder with the official files of its data sets, None for $DLMO_DATA. name: see GRIDS. kd: what KD stands
-    for in setups. options.time is for all data sets together; with options.out each data set's run is written to a
-    folder of its name, the comparison beside them.
+    data: folder with the official files of its data sets, None for $DLMO_DATA. name: see GRIDS. kd, prune: what
+    KD and PRN stand for in setups. options.time is for all data sets together; with options.out each data set's run is
+    written to a folder of its name, the comparison beside them.
     """
 
     data: str | Path | None
     name: str = "paper"
     network: Sequence[str] = ()
     setup: Sequence[str] = ()
+    dataset: Sequence[str] = ()
     kd: str = "kd"
+    prune: str = "prune"
     options: Options = Options(time=None)
 
 
@@ -148,17 +150,21 @@ def _parts(asked: Asked) -> list[_Part]:
     unknown = [code for code in codes if code not in known]
     if unknown:
         raise UserError(f'{name}: the study has no setup "{unknown[0]}"; it has {", ".join(known)}')
+    unknown = [entry for entry in asked.dataset if entry not in grid.datasets]
+    if unknown:
+        raise UserError(f"{name}: --dataset {unknown[0]} is not the study's; it has {', '.join(grid.datasets)}")
+    datasets = [entry for entry in grid.datasets if entry in (asked.dataset or grid.datasets)]
     for release in (CIFAR10, CIFAR100):  # a missing one is better known before a day of training
-        if release.name in grid.datasets:
+        if release.name in datasets:
             find_release(release, None if data is None else str(data))
     if options.time is not None:
-        options = replace(options, time=f"{parse_duration('--time', options.time) / len(grid.datasets)}s")
+        options = replace(options, time=f"{parse_duration('--time', options.time) / len(datasets)}s")
     setups = list(dict.fromkeys((*grid.always, *codes)))
     parts = []
-    for dataset in grid.datasets:
+    for dataset in datasets:
         source = dataset if data is None else f"{dataset}:{data}"
         part = options if options.folder is None else replace(options, out=options.folder / dataset)
-        parts.append(_Part(dataset, source, study_job(source, chosen, setups, (), None, part, asked.kd), part))
+        parts.append(_Part(dataset, source, study_job(source, chosen, setups, (), None, part, asked.kd, asked.prune), part))
     return parts
 
 

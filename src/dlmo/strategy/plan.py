@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -39,8 +40,14 @@ _PRUNE_SHARE, _QAT_SHARE, _CUT_SHARE = 0.15, 0.06, 0.4
 # Pruning takes steps, not epochs: with fewer than this a small set's networks lose what they knew. At most so large a
 # share of the epochs from scratch goes into it.
 _PRUNE_STEPS, _LARGEST_PRUNE_SHARE = 750, 0.3
-_SMALLEST_PROGRESSIVE_SIDE = 28
-_VERSION = 10
+# Quantization-aware training takes an epoch, where that is not more than this share of the epochs from scratch.
+_LARGEST_QAT_SHARE = 0.1
+# Below this many steps a further training does nothing; three epochs of it may be less.
+_FEWEST_STEPS = 100
+# Smaller images first, where the last fifth of the steps is enough to settle the statistics: with 8 epochs, or so many
+# steps in each.
+_SMALLEST_PROGRESSIVE_SIDE, _STEPS_OF_LARGE_SETS = 28, 300
+_VERSION = 11
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ class Plan:
     """Networks with their schedules. epochs: what these are made for, from scratch. device: what trains, in words."""
 
     networks: dict[str, NetworkPlan]
-    epochs: int
+    epochs: float
     device: str
     notes: tuple[str, ...]
 
@@ -99,21 +106,23 @@ def batch_size_for(images: int) -> int:
     return 128 if images >= 20_000 else 64 if images >= 2_000 else 32
 
 
-def schedules(images: int, side: int, epochs: int) -> NetworkPlan:
+def schedules(images: int, side: int, epochs: float) -> NetworkPlan:
     """The schedules of a network whose training from scratch takes `epochs`. side: of the input, pixels."""
     batch = batch_size_for(images)
     rate = 0.1 * math.sqrt(batch / 64)
-    progressive = side >= _SMALLEST_PROGRESSIVE_SIDE and epochs >= 8
-    train = Schedule(epochs, batch, rate, warmup=0.15, progressive=progressive, orthogonal=True)
-    enough = math.ceil(_PRUNE_STEPS / max(1, images // batch))
-    pruned = max(3, round(_PRUNE_SHARE * epochs), min(enough, round(_LARGEST_PRUNE_SHARE * epochs)))
-    prune = Schedule(pruned, batch, rate / 2, warmup=0.05)
-    qat = Schedule(max(1, round(_QAT_SHARE * epochs)), batch, 0.01, warmup=0.05, weight_decay=1e-4, clip_norm=1.0)
-    cut = prune.lasting(max(3, round(_CUT_SHARE * epochs)))
-    return NetworkPlan(train, prune, qat, cut)
+    steps = max(1, images // batch)
+    progressive = side >= _SMALLEST_PROGRESSIVE_SIDE and (epochs >= 8 or steps >= _STEPS_OF_LARGE_SETS)
+    train = Schedule(1, batch, rate, warmup=0.15, progressive=progressive, orthogonal=True)
+    prune = Schedule(1, batch, rate / 2, warmup=0.05)
+    qat = Schedule(1, batch, 0.01, warmup=0.05, weight_decay=1e-4, clip_norm=1.0)
+    pruned = max(_PRUNE_SHARE * epochs, min(_PRUNE_STEPS / steps, _LARGEST_PRUNE_SHARE * epochs))
+    pruned = max(pruned, min(3.0, _FEWEST_STEPS / steps))
+    aware = max(_QAT_SHARE * epochs, min(1.0, max(_LARGEST_QAT_SHARE * epochs, _FEWEST_STEPS / steps)))
+    cut = max(_CUT_SHARE * epochs, min(3.0, _PRUNE_STEPS / steps))
+    return NetworkPlan(train.lasting(epochs), prune.lasting(pruned), qat.lasting(aware), prune.lasting(cut))
 
 
-def plan_for(workspace: Workspace, epochs: int, step_epochs: int | None = None) -> NetworkPlan:
+def plan_for(workspace: Workspace, epochs: float, step_epochs: float | None = None) -> NetworkPlan:
     """The schedules for so many epochs from scratch; of the user's own network, which comes trained, only the rest.
 
     step_epochs: of each further step of such a network, if given.
@@ -122,7 +131,7 @@ def plan_for(workspace: Workspace, epochs: int, step_epochs: int | None = None) 
     return plan if workspace.own is None else further_training(plan, step_epochs)
 
 
-def further_training(plan: NetworkPlan, epochs: int | None) -> NetworkPlan:
+def further_training(plan: NetworkPlan, epochs: float | None) -> NetworkPlan:
     """The plan of a network that comes trained: nothing from scratch; `epochs`, if given, for each further step."""
     plan = replace(plan, train=plan.train.lasting(0))
     if epochs is None:
@@ -135,25 +144,32 @@ def make_plan(
     networks: Sequence[str],
     recipes: dict[str, list[Recipe]],
     seconds: float | None,
-    epochs: int | None,
+    epochs: float | None,
     *,
+    epochs_of: Mapping[str, float] = MappingProxyType({}),
     all_networks: bool,
     seeds: int = 1,
 ) -> Plan:
-    """Fit schedules to the time, or take `epochs` as given.
+    """Fit schedules to the time, or take `epochs` as given, and `epochs_of` for networks that shall have others.
 
     networks: candidates, best first. recipes: what will be run per network. all_networks: the user named them,
     so none may be dropped. The plan is kept in the store: the same question gets the same answer, whatever the
     machine does at that moment, and nothing is trained anew.
     """
+    for option, of_networks in (("--epochs", epochs_of), ("--stem", workspace.stems)):
+        for network, value in of_networks.items():
+            if network not in networks:
+                raise UserError(f"{option} {network}={value}: {network} is not studied here; {', '.join(networks)} are")
     images = len(workspace.dataset.train)
     asked = {
         "dataset": workspace.dataset.fingerprint,
         "networks": list(networks),
         "recipes": [str(recipe) for network in networks for recipe in recipes[network]],
         "stem": workspace.stem,
+        "stems": dict(workspace.stems),
         "seconds": seconds,
         "epochs": epochs,
+        "epochs_of": dict(epochs_of),
         "all": all_networks,
         "seeds": seeds,
         "target": workspace.target.name,
@@ -162,7 +178,7 @@ def make_plan(
     if own is not None:
         asked["own"] = own.fingerprint
 
-    def plan_of(count: int) -> NetworkPlan:
+    def plan_of(count: float) -> NetworkPlan:
         return plan_for(workspace, count, epochs)
 
     def make(folder: Path) -> None:
@@ -174,7 +190,7 @@ def make_plan(
             epoch = {name: _seconds_per_epoch(workspace, name, probe) for name in timed}
             plain = dict.fromkeys(networks, 0.0) | epoch
             costs = {name: _Cost.probe(workspace, name, recipes[name], plain, probe) for name in networks}
-        counts = _fit(costs, images, plan_of, seconds, epochs, all_networks, seeds)
+        counts = _fit(costs, images, plan_of, seconds, epochs, all_networks, seeds) | dict(epochs_of)
         document = {
             "epochs": counts,
             "epoch_seconds": plain,
@@ -244,7 +260,7 @@ def macs_of(workspace: Workspace, network: str) -> int:
     shape = workspace.dataset.input_shape
     if not workspace.is_own(network):
         classes = len(workspace.dataset.classes)
-        return networks.count(network, classes=classes, input_shape=shape, stem=workspace.stem).macs
+        return networks.count(network, classes=classes, input_shape=shape, stem=workspace.stem_of(network)).macs
     own = workspace.own
     if own.tflite is None:
         return count_module(own.module, shape).macs
@@ -257,21 +273,30 @@ def _notes(
     document: dict, plans: dict[str, NetworkPlan], steps: Sequence[Step], images: int, seconds: float | None
 ) -> tuple[str, ...]:
     """steps: those of the recipes that train a network further."""
-    first = next(iter(plans.values()))
-    lasting = {
-        "from scratch": first.train.epochs,
-        "while pruning": first.prune.epochs if any(isinstance(step, Prune) for step in steps) else 0,
-        "while cutting channels": first.cut.epochs if any(isinstance(step, PruneChannels) for step in steps) else 0,
-        "quantization-aware": first.qat.epochs if any(isinstance(step, Qat) for step in steps) else 0,
-    }
-    named = [f"{epochs} epoch{'s' * (epochs != 1)} {what}" for what, epochs in lasting.items() if epochs]
-    notes = [f"schedule: {', '.join(named)}"] if named else []
+    lines: dict[str, list[str]] = {}
+    for network, plan in plans.items():
+        lines.setdefault(_schedule_in_words(plan, steps), []).append(network)
+    several = len(lines) > 1
+    notes = [f"schedule{' of ' + ', '.join(of) if several else ''}: {line}" for line, of in lines.items() if line]
     full = full_epochs(images)
-    if 0 < first.train.epochs < full and seconds is not None:
+    if any(0 < plan.train.passes < full for plan in plans.values()) and seconds is not None:
         notes.append(f"the time is short: a full schedule has {full} epochs; more --time gives better accuracy")
     if document["dropped"]:
         notes.append(f"not tried for lack of time: {', '.join(document['dropped'])}")
     return tuple(notes)
+
+
+def _schedule_in_words(plan: NetworkPlan, steps: Sequence[Step]) -> str:
+    """Of a plan's trainings those that these steps ask for; empty where nothing is trained."""
+    named = [(plan.train, "from scratch")] if plan.train.epochs else []
+    for kind, schedule, words in (
+        (Prune, plan.prune, "while pruning"),
+        (PruneChannels, plan.cut, "while cutting channels"),
+        (Qat, plan.qat, "quantization-aware"),
+    ):
+        if any(isinstance(step, kind) for step in steps):
+            named.append((schedule, words))
+    return ", ".join(f"{schedule.words} {words}" for schedule, words in named)
 
 
 @dataclass(frozen=True)
@@ -354,12 +379,12 @@ def _in_training(workspace: Workspace, networks: Sequence[str], recipes: dict[st
 def _fit(
     costs: dict[str, _Cost],
     images: int,
-    plan_of: Callable[[int], NetworkPlan],
+    plan_of: Callable[[float], NetworkPlan],
     seconds: float | None,
-    epochs: int | None,
+    epochs: float | None,
     all_networks: bool,
     seeds: int,
-) -> dict[str, int]:
+) -> dict[str, float]:
     """The networks to try, and how many epochs each is trained from scratch.
 
     plan_of: the schedules for so many epochs.

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from dlmo import networks as registry
 from dlmo.errors import UserError
 from dlmo.progress import Progress
 from dlmo.strategy.job import Job, Options, command_line, given_options, run_job
@@ -23,17 +24,18 @@ def study(
     std: str | None = None,
     channel_order: str | None = None,
     kd: str = "kd",
+    prune: str = "prune",
     options: Options | None = None,
     progress: Progress | None = None,
 ) -> Run:
     """Measure setups on networks, and further recipes as given. No setup means all of the study's.
 
-    kd: the step that KD stands for in setups.
+    kd, prune: the steps that KD and PRN stand for in setups.
     model: the user's own, in place of the networks of this package; recipes are then steps alone.
     """
     options = options or Options(time=None)
     own = open_own(model, network, mean, std, channel_order)
-    return run_job(source, study_job(source, network, setup, recipe, own, options, kd), options, progress).run
+    return run_job(source, study_job(source, network, setup, recipe, own, options, kd, prune), options, progress).run
 
 
 def train_study(
@@ -47,6 +49,7 @@ def train_study(
     std: str | None = None,
     channel_order: str | None = None,
     kd: str = "kd",
+    prune: str = "prune",
     options: Options | None = None,
     progress: Progress | None = None,
 ) -> TrainedOnly:
@@ -55,7 +58,37 @@ def train_study(
         raise UserError(f"--train-only: {model} holds no network that could be trained")
     options = options or Options(time=None)
     own = open_own(model, network, mean, std, channel_order)
-    return train_only(source, study_job(source, network, setup, recipe, own, options, kd), options, progress)
+    return train_only(source, study_job(source, network, setup, recipe, own, options, kd, prune), options, progress)
+
+
+def by_network(option: str, entries: Sequence[str]) -> tuple[str | None, dict[str, str]]:
+    """What `option` says of all networks, None if nothing, and what it says of single ones, written NETWORK=VALUE."""
+    for_all, single = None, {}
+    for entry in entries:
+        network, equals, value = entry.partition("=")
+        if equals and not value:
+            raise UserError(f"{option} {entry}: nothing behind the =; write {option} NETWORK=VALUE")
+        if equals:
+            single[registry.canonical(network)] = value
+        elif for_all is not None:
+            raise UserError(f"{option} {for_all} and {option} {entry}: which one? for one network write NETWORK=VALUE")
+        else:
+            for_all = entry
+    return for_all, single
+
+
+def epochs_by_network(entries: Sequence[str]) -> tuple[float | None, dict[str, float]]:
+    """The same of --epochs, as numbers."""
+
+    def number(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise UserError(f'--epochs "{text}" is not a number; write --epochs 20 or --epochs NETWORK=20') from None
+        return int(value) if value.is_integer() else value
+
+    for_all, single = by_network("--epochs", entries)
+    return None if for_all is None else number(for_all), {name: number(text) for name, text in single.items()}
 
 
 def study_job(
@@ -66,6 +99,7 @@ def study_job(
     own: Own | None,
     options: Options,
     kd: str = "kd",
+    prune: str = "prune",
 ) -> Job:
     """What is to be measured; the arguments are those of `study`."""
     named = [own.name] if own else list(network)
@@ -73,12 +107,12 @@ def study_job(
     if codes and not named:
         raise UserError("--setup needs --network NAME: a setup is measured on networks (see `dlmo networks`)")
     setups = codes or ([] if own and recipe else list(SETUPS))
-    wanted = [for_setup(name, code, kd) for name in named for code in setups]
+    wanted = [for_setup(name, code, kd, prune) for name in named for code in setups]
     wanted += [Recipe(own.name, parse_steps(text)) if own else parse(text) for text in recipe]
     if not wanted:
         raise UserError("nothing to study: give --network NAME (see `dlmo networks`) or --recipe TEXT")
     wanted = list({str(entry): entry for entry in wanted}.values())
     arguments = {**own_arguments(own, named), "setup": codes, "recipe": list(recipe), **given_options(options)}
-    arguments |= {"kd": kd} if kd != "kd" else {}
+    arguments |= {name: step for name, step in (("kd", kd), ("prune", prune)) if step != name}
     command = command_line("study", [source], arguments)
     return Job(command, lambda images: wanted, own=own, strict=bool(codes or recipe))

@@ -26,7 +26,7 @@ class TrainedStage:
     seed: int
     stage: str
     key: str
-    epochs: int
+    epochs: float
     seconds: float
     validation_accuracy: float
 

@@ -304,8 +304,8 @@ def parse_steps(text: str) -> tuple[Step, ...]:
     return tuple(steps)
 
 
-def for_setup(network: str, code: str, kd: str = "kd") -> Recipe:
-    """The recipe of one of the study's setups. kd: the step that KD or KD+CODE begins with, as text."""
+def for_setup(network: str, code: str, kd: str = "kd", prune: str = "prune") -> Recipe:
+    """The recipe of one of the study's setups. kd, prune: the steps that KD and PRN stand for, as text."""
     plain = "NQ" if code == "KD" else code.removeprefix("KD+")
     if plain not in SETUPS:
         hint = did_you_mean(plain, SETUPS)
@@ -313,7 +313,10 @@ def for_setup(network: str, code: str, kd: str = "kd") -> Recipe:
     name = network if is_own(network) else networks.canonical(network)
     if not isinstance(_parse_step(kd), Kd):
         raise UserError(f'--kd "{kd}": give a kd step, such as "kd(wide_resnet_40_2, loss=dkd)"')
-    return Recipe(name, parse_steps(SETUPS[plain] if plain == code else f"{kd} > {SETUPS[plain]}"))
+    if not isinstance(_parse_step(prune), Prune):
+        raise UserError(f'--prune "{prune}": give a prune step, such as "prune(0.9)"')
+    steps = " > ".join(prune if step == "prune" else step for step in SETUPS[plain].split(" > "))
+    return Recipe(name, parse_steps(steps if plain == code else f"{kd} > {steps}"))
 
 
 def _parse_step(text: str) -> Step:

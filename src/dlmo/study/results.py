@@ -53,7 +53,7 @@ class Result:
     delegated: float
     partitions: int
     seed: int
-    epochs: int
+    epochs: float
     seconds: float
     test_images: int
     validation_images: int
@@ -183,7 +183,7 @@ class Trial:
     setup: str
     network: str
     seed: int
-    epochs: int
+    epochs: float
     seconds: float
     size_bytes: int | None = None
     flash_bytes: int | None = None

@@ -97,7 +97,7 @@ def _shape_of(workspace: Workspace, recipe: Recipe) -> dict:
         "network": own.fingerprint if own else recipe.network,
         "classes": len(workspace.dataset.classes),
         "input_shape": workspace.dataset.input_shape,
-        "stem": workspace.stem,
+        "stem": workspace.stem_of(recipe.network),
         "steps": [[step.name, step.model_dump(exclude={"epochs"})] for step in recipe.further_trainings],
         "limits": [
             key_inputs(workspace, step, recipe.network, recipe.precision)

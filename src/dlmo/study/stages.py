@@ -28,7 +28,7 @@ from dlmo.training.curve import Epoch
 from dlmo.training.schedule import PROGRESSIVE_COST, Augmentation, Schedule
 
 # Raise a number when the stage's code changes what it would produce.
-_VERSIONS = {"train": 2, "import": 1, "technique": 3, "float": 2, "artifact": 5, "scores": 1, "answers": 2, "kd": 2}
+_VERSIONS = {"train": 3, "import": 1, "technique": 3, "float": 2, "artifact": 5, "scores": 1, "answers": 2, "kd": 2}
 
 _GOLDEN_IMAGES = 32
 # One teacher for all students and seeds: it is given, as the data are, not a part of what is repeated.
@@ -69,17 +69,17 @@ class NetworkPlan:
         schedule = self.schedule_of(step)
         epoch = self.qat_epoch_seconds if isinstance(step, Qat) else self.epoch_seconds
         resized = PROGRESSIVE_COST if schedule.progressive else 1.0
-        seconds = epoch * schedule.epochs * resized
+        seconds = epoch * schedule.passes * resized
         if kd is None and step is not None and step.parent_teaches is not None:
             return seconds + epoch / 3 * step.parent_teaches.views_in(schedule.epochs)
         if kd is None or kd.loss == "shallow":
             return seconds
         teacher = self.teacher_seconds.get(kd.teacher, self.epoch_seconds)
         if kd.scheme == "online" and step is None:
-            return seconds + teacher * schedule.epochs * resized
+            return seconds + teacher * schedule.passes * resized
         # Answering is the forward third of a training step. Fixed views are answered once, at full size.
         views = kd.views_in(self.train.epochs)
-        answered = schedule.epochs * resized if views is None else min(views, schedule.epochs) * (step is None)
+        answered = schedule.passes * resized if views is None else min(views, schedule.epochs) * (step is None)
         return seconds + teacher / 3 * answered
 
     def teacher_training_seconds(self, teacher: str) -> float:
@@ -90,7 +90,8 @@ class NetworkPlan:
 @dataclass(frozen=True)
 class Workspace:
     """What all stages of one study share. own: the user's network, which takes the place of one trained here.
-    more_targets: further ones to measure on, by the names the user gave them.
+    more_targets: further ones to measure on, by the names the user gave them. stems: of networks that shall have
+    another one than `stem`.
     """
 
     dataset: Dataset
@@ -102,6 +103,10 @@ class Workspace:
     target: Target = Host()
     own: OwnNetwork | None = None
     more_targets: Mapping[str, Target] = field(default_factory=dict)
+    stems: Mapping[str, str] = field(default_factory=dict)
+
+    def stem_of(self, network: str) -> str:
+        return self.stems.get(network, self.stem)
 
     @property
     def golden(self) -> np.ndarray:
@@ -125,7 +130,7 @@ class Trained:
     network: str
     fake_quantized: bool
     sparsity: float
-    epochs: int
+    epochs: float
     seconds: float
     shapes: dict[str, list[int]] = field(default_factory=dict)
 
@@ -341,7 +346,7 @@ def _import_key(workspace: Workspace) -> str:
 def _train_key(workspace: Workspace, network: str, plan: NetworkPlan, seed: int, kd: Kd | None) -> str:
     if workspace.is_own(network):
         return _import_key(workspace)
-    inputs = {"network": network, **_training_inputs(workspace, plan.train, seed)}
+    inputs = {"network": network, **_training_inputs(workspace, network, plan.train, seed)}
     return key_of("train", _VERSIONS["train"], inputs | _kd_inputs(workspace, kd, network, plan, seed))
 
 
@@ -357,7 +362,7 @@ def _technique_key(
 ) -> str:
     values = step.model_dump(exclude={"epochs", "teacher"})  # told by the schedule and by "kd"
     schedule = plan.schedule_of(step)
-    inputs = {"parent": parent, "step": step.name, **values, **_training_inputs(workspace, schedule, seed)}
+    inputs = {"parent": parent, "step": step.name, **values, **_training_inputs(workspace, network, schedule, seed)}
     if isinstance(step, PruneChannels):
         from dlmo.study.cutting import key_inputs
 
@@ -503,8 +508,8 @@ def build_network(workspace: Workspace, network: str):
 
     if workspace.is_own(network):
         return copy.deepcopy(workspace.own.module)
-    dataset = workspace.dataset
-    return networks.build(network, classes=len(dataset.classes), input_shape=dataset.input_shape, stem=workspace.stem)
+    dataset, stem = workspace.dataset, workspace.stem_of(network)
+    return networks.build(network, classes=len(dataset.classes), input_shape=dataset.input_shape, stem=stem)
 
 
 def _technique(step: Step | None, parent: Trained | None):
@@ -578,7 +583,7 @@ def _teacher_network(workspace: Workspace, kd: Kd):
     file = TeacherFile(kd.teacher)
     if file.exported:
         return file.graph(workspace.dataset)
-    return file.load(_made_for(workspace), lambda name: build_network(workspace, name))
+    return file.load(lambda name: _made_for(workspace, name), lambda name: build_network(workspace, name))
 
 
 def _peer(student: Trained) -> Trained:
@@ -590,19 +595,19 @@ def _peer_name(kd: Kd, student: str) -> str:
     return student if kd.teacher == "self" else kd.teacher
 
 
-def _made_for(workspace: Workspace) -> dict:
+def _made_for(workspace: Workspace, network: str) -> dict:
     """What a network's weights can be used for; written into their file."""
-    dataset = workspace.dataset
-    return {"classes": list(dataset.classes), "input_shape": list(dataset.input_shape), "stem": workspace.stem}
+    dataset, stem = workspace.dataset, workspace.stem_of(network)
+    return {"classes": list(dataset.classes), "input_shape": list(dataset.input_shape), "stem": stem}
 
 
-def _training_inputs(workspace: Workspace, schedule: Schedule, seed: int) -> dict:
+def _training_inputs(workspace: Workspace, network: str, schedule: Schedule, seed: int) -> dict:
     return {
         "dataset": workspace.dataset.fingerprint,
         "schedule": asdict(schedule),
         "augmentation": asdict(workspace.augmentation),
         "class_weights": workspace.class_weights,
-        "stem": workspace.stem,
+        "stem": workspace.stem_of(network),
         "seed": seed,
     }
 
@@ -627,7 +632,6 @@ def _train_into(
 
     schedule = plan.schedule_of(step)
     state = folder / _CHECKPOINT
-    epochs = f"{schedule.epochs} epoch{'s' if schedule.epochs > 1 else ''}"
     technique = _technique(step, parent)
     taught, teacher, views = kd, None, None
     if kd is not None:
@@ -635,7 +639,7 @@ def _train_into(
     elif step is not None and step.parent_teaches is not None:
         taught, teacher = step.parent_teaches, parent
         views = taught.views_in(schedule.epochs)
-    title = f"{step.name if step else 'train'} {name}{' with a teacher' if taught else ''}: {epochs}"
+    title = f"{step.name if step else 'train'} {name}{' with a teacher' if taught else ''}: {schedule.words}"
     if taught is not None:
         # Last: its taps belong on the network as the technique before it leaves it.
         teaching = _teaching(workspace, taught, name, step, teacher, views, seed)
@@ -666,7 +670,7 @@ def _train_into(
         "network": name,
         "fake_quantized": isinstance(step, Qat),
         "sparsity": sparsity_of(training.network) if step else 0.0,
-        "epochs": schedule.epochs + (parent.epochs if parent else 0),
+        "epochs": round(schedule.passes + (parent.epochs if parent else 0), 3),
         "seconds": sum(epoch.seconds for epoch in training.curve) + (before.seconds if before else 0.0),
         "shapes": parent.shapes if parent else {},
     }
@@ -705,7 +709,7 @@ def _write_network(folder: Path, workspace: Workspace, network, record: dict) ->
     """Weights, and the record that `Trained` is made of; the weights' file says besides what they are for."""
     from dlmo.training import checkpoint
 
-    checkpoint.save_weights(folder / "weights.safetensors", network, record | _made_for(workspace))
+    checkpoint.save_weights(folder / "weights.safetensors", network, record | _made_for(workspace, record["network"]))
     write_atomically(folder / "record.json", json.dumps(record).encode())
 
 

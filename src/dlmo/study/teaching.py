@@ -134,8 +134,11 @@ class TeacherFile:
             )
         return best
 
-    def load(self, expected: dict, build: "Callable[[str], nn.Module]") -> "nn.Module":
-        """The network. expected: the record's entries that must be so, such as the classes. Raises UserError."""
+    def load(self, expected: "Callable[[str], dict]", build: "Callable[[str], nn.Module]") -> "nn.Module":
+        """The network. expected: of a network's name, the record's entries that must be so, such as the classes.
+
+        Raises UserError.
+        """
         from safetensors import SafetensorError
 
         from dlmo.training import checkpoint
@@ -146,7 +149,7 @@ class TeacherFile:
             raise UserError(f"kd: the teacher {self.path} is no .safetensors file") from None
         if "network" not in record or record.get("fake_quantized"):
             raise UserError(f"kd: the teacher {self.path} is no float network that dlmo trained")
-        for name, wanted in expected.items():
+        for name, wanted in expected(record["network"]).items():
             if record.get(name) != wanted:
                 raise UserError(
                     f"kd: the teacher {self.path} was trained for other data: {name.replace('_', ' ')} "

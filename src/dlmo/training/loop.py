@@ -20,6 +20,7 @@ from dlmo.training.curve import Epoch
 from dlmo.training.device import Device, memory_format, prepare
 from dlmo.training.optimizer import optimizers_for
 from dlmo.training.schedule import Augmentation, Schedule
+from dlmo.training.small_maps import quick_on_small_maps
 
 # A checkpoint at the end of an epoch when the last one is older than this (seconds).
 _CHECKPOINT_SECONDS = 20.0
@@ -62,7 +63,7 @@ def train(
     technique = technique or Technique()
     prepare(device)
     torch.manual_seed(seed)
-    steps_per_epoch = max(1, len(images) // schedule.batch_size)
+    steps_per_epoch = max(1, round(schedule.share * len(images)) // schedule.batch_size)
     total = steps_per_epoch * schedule.epochs
     network = technique.begin(network.to(device.name), total)
     layout = memory_format(network, device)
@@ -105,7 +106,8 @@ def train(
             # A copy, not `contiguous`: with one channel that keeps strides that say channels_last.
             inputs = to_network_input(augmented, schedule.size_at(number, total)).clone(memory_format=layout)
             batch = Batch(inputs, labels[chosen], chosen, view, task_loss)
-            with torch.autocast(device.name, device.autocast, enabled=device.autocast is not None):
+            autocast = torch.autocast(device.name, device.autocast, enabled=device.autocast is not None)
+            with autocast, quick_on_small_maps(network):
                 logits = network(batch.inputs)
             logits = logits.float()
             loss = technique.loss(batch, logits, task_loss(logits))

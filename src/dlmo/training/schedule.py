@@ -24,7 +24,8 @@ class Augmentation:
 class Schedule:
     """How long and how fast to train.
 
-    epochs: passes over the training images. batch_size: images per step.
+    epochs: passes over the training images. share: of them that each pass takes, drawn anew, 0 to 1; below 1 only where
+    a single whole pass is too long. batch_size: images per step.
     learning_rate: peak; rises linearly over `warmup` (share of all steps), then falls linearly to zero.
     weight_decay: on convolution and linear weights only. label_smoothing: 0 to 1.
     progressive: begin with smaller images, where a step costs a fraction (see `size_at`).
@@ -42,9 +43,22 @@ class Schedule:
     progressive: bool = False
     clip_norm: float | None = None
     orthogonal: bool = False
+    share: float = 1.0
 
-    def lasting(self, epochs: int) -> "Schedule":
-        return replace(self, epochs=epochs)
+    def lasting(self, epochs: float) -> "Schedule":
+        """The same for so many epochs: a whole number of them, or less than one."""
+        if epochs == 0:
+            return replace(self, epochs=0, share=1.0)
+        return replace(self, epochs=max(1, round(epochs)), share=round(min(1.0, epochs), 3))
+
+    @property
+    def passes(self) -> float:
+        """How often each training image is seen, on average."""
+        return self.epochs * self.share
+
+    @property
+    def words(self) -> str:
+        return f"{self.passes:g} epoch{'s' if self.passes > 1 else ''}"
 
     def learning_rate_at(self, step: int, total: int) -> float:
         """Learning rate of step 0 .. total-1: linear warm-up to the peak, then linear to zero."""

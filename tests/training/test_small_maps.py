@@ -1,0 +1,54 @@
+"""Convolutions on maps smaller than their kernels compute what torch's do."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from dlmo.training.small_maps import quick_on_small_maps, taps_met
+
+
+@pytest.mark.parametrize("groups, outputs", [(1, 6), (6, 6), (2, 4), (6, 12)])
+def test_outputs_and_gradients_are_those_of_torch(groups, outputs):
+    compared = 0
+    for side, stride, height, width in itertools.product((1, 3, 5, 7), (1, 2, 3), (1, 2, 3, 4, 6), (1, 2, 5)):
+        for padding in {0, side // 2}:
+            if min(height, width) + 2 * padding < side:
+                continue
+            torch.manual_seed(0)
+            layer = nn.Conv2d(6, outputs, side, stride, padding, groups=groups).double()
+            images = torch.randn(3, 6, height, width, dtype=torch.double, requires_grad=True)
+            expected = layer(images)
+            with quick_on_small_maps(layer):
+                found = layer(images)
+            torch.testing.assert_close(found, expected)
+            back = torch.randn_like(expected)
+            wanted = images, layer.weight, layer.bias
+            torch.testing.assert_close(
+                torch.autograd.grad(found, wanted, back), torch.autograd.grad(expected, wanted, back)
+            )
+            compared += 1
+    assert compared > 150
+
+
+@pytest.mark.parametrize(
+    "pixels, side, stride, padding, met",
+    [
+        (1, 3, 1, 1, (1, 2)),  # the middle one alone
+        (2, 3, 2, 1, (1, 3)),
+        (2, 5, 1, 2, (1, 4)),
+        (2, 3, 1, 1, (0, 3)),
+        (4, 3, 2, 1, (0, 3)),
+        (3, 3, 1, 0, (0, 3)),
+    ],
+)
+def test_taps_that_meet_only_padding_are_known(pixels, side, stride, padding, met):
+    assert taps_met(pixels, side, stride, padding) == met
+
+
+def test_layers_are_as_before_afterwards():
+    layer = nn.Conv2d(4, 4, 3, padding=1, groups=4)
+    with quick_on_small_maps(layer):
+        assert "_conv_forward" in vars(layer)
+    assert "_conv_forward" not in vars(layer)
