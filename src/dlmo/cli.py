@@ -37,7 +37,10 @@ GroupBy = Annotated[
         metavar="REGEX", help="keep files together in one split whose names agree in this expression's ( ) group"
     ),
 ]
-Stem = Annotated[str, typer.Option(help="the networks' first layers: auto, small, medium, large")]
+Stem = Annotated[
+    str,
+    typer.Option(help="the networks' first layers: auto, small, medium, large; of one network: NAME:STEM in its name"),
+]
 Out = Annotated[Path | None, typer.Option(help="folder for the model, all artifacts and the reports")]
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="seed of initial weights, order and augmentation")]
 Targets = Annotated[
@@ -191,12 +194,7 @@ def study(
     ] = None,
     input_size: InputSize = None,
     group_by: GroupBy = None,
-    stem: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="the networks' first layers: auto, small, medium, large; NETWORK=STEM for one; may be repeated"
-        ),
-    ] = None,
+    stem: Stem = "auto",
     data: Annotated[Path | None, typer.Option(help="for paper, paper-kd: folder with the official files")] = None,
     dataset: Annotated[
         list[str] | None, typer.Option(help="for paper: cifar10 or cifar100 alone; default both")
@@ -217,14 +215,13 @@ def study(
     """Measure setups and recipes on networks, side by side."""
     from dlmo.errors import UserError
     from dlmo.strategy.job import Options
-    from dlmo.strategy.study import by_network, epochs_by_network, train_study
+    from dlmo.strategy.study import epochs_by_network, train_study
     from dlmo.strategy.study import study as work
 
     every_epochs, epochs_of = epochs_by_network(epochs or ())
-    every_stem, stems = by_network("--stem", stem or ())
     options = Options(
         time=time, epochs=every_epochs, epochs_of=epochs_of, threads=threads, seeds=tuple(range(seeds)),
-        input_size=input_size, group_by=group_by, stem=every_stem or "auto", stems=stems, **_targets(target), out=out,
+        input_size=input_size, group_by=group_by, stem=stem, **_targets(target), out=out,
         track=tuple(track or ()), cluster=cluster,
     )  # fmt: skip
     if source in ("paper", "paper-kd"):

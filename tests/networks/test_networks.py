@@ -8,7 +8,7 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dlmo.errors import UserError
-from dlmo.networks import build, count, names, stems
+from dlmo.networks import build, canonical, count, names, plain_name, stems
 from dlmo.networks.counting import Counts, count_module
 from dlmo.networks.layers import scaled
 
@@ -158,9 +158,26 @@ def test_stem_by_shorter_side(shape: tuple[int, int, int], stem: str) -> None:
     assert stems.choose("small", shape) == "small"
 
 
+def test_a_name_may_hold_a_stem() -> None:
+    assert canonical(" ResNet20@0.50:Medium ") == "resnet20@0.5:medium" and plain_name("vgg:large") == "vgg"
+    assert count("resnet20:medium", stem="large") == count("resnet20", stem="medium") != count("resnet20")
+    for wrong in ("resnet20:", "resnet20:auto", "resnet20:0.5"):
+        with pytest.raises(UserError, match="a stem, one of small, medium, large"):
+            canonical(wrong)
+
+
 def test_64_pixels_cost_what_32_cost() -> None:
     for name in ("vgg", "resnet8", "mobilenet_v2"):
         assert count(name, input_shape=(64, 64, 3)).macs == count(name).macs
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet50", "mobilenet_v2", "mobilenet_v3_small"])
+def test_residual_branches_begin_small(name: str) -> None:
+    network = build(name, classes=10, input_shape=(32, 32, 3))
+    scales = [float(module.weight[0]) for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    small = [scale for scale in scales if scale == pytest.approx(0.2)]
+    sums = {"resnet20": 9, "resnet50": 16, "mobilenet_v2": 10, "mobilenet_v3_small": 7}
+    assert len(small) == sums[name] and set(scales) == {1.0, small[0]}
 
 
 def test_wrong_arguments() -> None:

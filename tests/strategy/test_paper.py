@@ -39,6 +39,7 @@ def test_distillation_stands_beside_plain_training_with_as_many_updates(on_digit
         ({"network": ["resnet8"]}, "paper-kd: the study has no network resnet8; it has mobilenet_v1"),
         ({"setup": ["PRN"]}, 'paper-kd: the study has no setup "PRN"; it has NQ, KD, KD\\+F16'),
         ({"kd": "kd(resnet57)"}, "resnet56"),
+        ({"dataset": ["cifar100"]}, "--dataset cifar100 is not the study's; it has cifar10"),
         ({"options": Options(time=None, target="mcu")}, "--target mcu"),
     ],
 )

@@ -91,6 +91,31 @@ def test_small_sets_are_pruned_for_enough_steps_but_not_for_most_of_the_time() -
     assert schedules(1_000, 32, 48).prune.epochs == 14  # 31 steps each; at most 30 % of the epochs
 
 
+def test_a_part_of_an_epoch_is_a_schedule_too_and_further_steps_are_in_proportion() -> None:
+    plan = schedules(45_000, 32, 0.5)
+    assert plan.train.passes == 0.5 and plan.train.words == "0.5 epoch" and plan.train.progressive
+    assert 100 <= plan.prune.passes * 351 < 110 and 100 <= plan.qat.passes * 351 < 110  # fewest steps
+    assert schedules(45_000, 32, 4).prune.words == "1 epoch" and schedules(45_000, 32, 4).qat.passes == 0.4
+    small = schedules(1_000, 32, 1)  # where epochs cost nothing they are whole
+    assert (small.prune.passes, small.qat.passes) == (3, 1)
+
+
+def test_networks_may_have_other_epochs(workspace):
+    recipes = {name: [for_setup(name, "QAT")] for name in ("resnet8@0.5", "vgg:medium")}
+
+    def plan(**others):
+        return make_plan(workspace, list(recipes), recipes, None, 8, **others)
+
+    made = plan(epochs_of={"vgg:medium": 3}, all_networks=True)
+    assert [plan.train.epochs for plan in made.networks.values()] == [8, 3]
+    assert made.notes == (
+        "schedule of resnet8@0.5: 8 epochs from scratch, 1 epoch quantization-aware",
+        "schedule of vgg:medium: 3 epochs from scratch, 1 epoch quantization-aware",
+    )
+    with pytest.raises(UserError, match="--epochs resnet56=3: resnet56 is not studied here"):
+        plan(epochs_of={"resnet56": 3}, all_networks=True)
+
+
 def test_the_same_question_gets_the_same_plan_without_timing_again(workspace, monkeypatch):
     recipes = {"resnet8@0.5": [for_setup("resnet8@0.5", "NQ")]}
     arguments = (workspace, ["resnet8@0.5"], recipes, 60.0, None)

@@ -14,7 +14,7 @@ from dlmo.strategy.space import Space
 from dlmo.study.recipe import parse
 from dlmo.study.store import Store
 
-SPACE = Space(("resnet8", "resnet14"), (0.25, 0.5), True, ("int8",))
+SPACE = Space(("resnet8", "resnet14"), (0.25, 0.5), ("small",), True, ("int8",))
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ from dlmo.strategy import legality
 from dlmo.strategy.space import space_for
 from dlmo.study.recipe import parse
 
+SHAPE = (32, 32, 3)
+
 
 class Answers:
     """Stands for Optuna's trial: answers with what it was given, within the bounds it is asked for."""
@@ -21,21 +23,41 @@ class Answers:
 
 
 def test_parameters_become_a_recipe():
-    space = space_for("cpu", 1_000, (), own=False)
-    answers = Answers(network="resnet8", width=0.5, kd=True, cut=0.25, form="qat > int8")
+    space = space_for("cpu", 1_000, SHAPE, "auto", (), own=False)
+    answers = Answers(network="resnet8", width=0.5, stem="small", kd=True, cut=0.25, form="qat > int8")
     text = "resnet8@0.5 > kd(resnet14) > prune_channels(0.25, scope=layer) > qat > int8"
     assert str(space.recipe(answers, "resnet14")) == text == str(parse(text))
     answers.values |= {"width": 1.0, "cut": 0.0, "form": "float16"}
     assert str(space.recipe(answers, "resnet8")) == "resnet8 > float16", "nobody teaches himself"
     assert str(space.recipe(answers, None)) == "resnet8 > float16"
+    answers.values |= {"width": 0.5, "stem": "medium"}
+    assert (
+        str(space.recipe(answers, None)) == "resnet8@0.5:medium > float16" == str(parse("resnet8@0.5:medium > float16"))
+    )
+
+
+@pytest.mark.parametrize(
+    "shape, stem, stems",
+    [
+        ((32, 40, 3), "auto", ("small", "medium", "large")),
+        ((64, 64, 3), "auto", ("medium", "large")),
+        ((96, 96, 3), "auto", ("large",)),
+        ((32, 32, 3), "medium", ("medium",)),
+    ],
+)
+def test_resolutions_go_down_from_the_one_for_such_images(shape, stem, stems):
+    space = space_for("cpu", 1_000, shape, stem, (), False)
+    assert space.stems == stems
+    smallest = {recipe.network for recipe in space.smallest() if recipe.network.startswith("resnet8")}
+    assert smallest == {"resnet8@0.25" if len(stems) == 1 else f"resnet8@0.25:{stems[-1]}"}
 
 
 def test_named_networks_keep_their_width_and_own_ones_have_no_teacher():
-    space = space_for("cpu", 1_000, ("resnet20@0.5",), own=False)
+    space = space_for("cpu", 1_000, SHAPE, "auto", ("resnet20@0.5",), own=False)
     assert str(space.recipe(Answers(network="resnet20@0.5", kd=False, cut=0.0, form="int8"), "x")) == (
         "resnet20@0.5 > int8"
     )
-    own = space_for("cpu", 1_000, ("own:mine",), own=True)
+    own = space_for("cpu", 1_000, SHAPE, "auto", ("own:mine",), own=True)
     assert str(own.recipe(Answers(network="own:mine", cut=0.5, form="int8"), None)) == (
         "own:mine > prune_channels(0.5, scope=layer) > int8"
     )
@@ -43,7 +65,7 @@ def test_named_networks_keep_their_width_and_own_ones_have_no_teacher():
 
 @pytest.mark.parametrize("target, forms", [("cpu", 7), ("mcu", 2), ("npu", 2)])
 def test_everything_in_it_is_legal(target, forms):
-    space = space_for(target, 50_000, (), own=False)
+    space = space_for(target, 50_000, SHAPE, "auto", (), own=False)
     assert len(space.forms) == forms
     for recipe in space.smallest():
         legality.check(recipe, target)
@@ -51,10 +73,15 @@ def test_everything_in_it_is_legal(target, forms):
 
 
 def test_what_it_begins_with_lies_in_it():
-    for space in (space_for("cpu", 1_000, (), False), space_for("mcu", 1_000, ("own:mine",), True)):
+    for space in (
+        space_for("cpu", 1_000, SHAPE, "auto", (), False),
+        space_for("mcu", 1_000, SHAPE, "auto", ("own:mine",), True),
+    ):
         for parameters in space.first():
             parse(str(space.recipe(Answers(**parameters), "resnet14")))
 
 
 def test_more_images_bring_deeper_networks():
-    assert set(space_for("cpu", 1_000, (), False).networks) < set(space_for("cpu", 50_000, (), False).networks)
+    assert set(space_for("cpu", 1_000, SHAPE, "auto", (), False).networks) < set(
+        space_for("cpu", 50_000, SHAPE, "auto", (), False).networks
+    )

@@ -155,6 +155,15 @@ def test_what_kd_stands_for_in_setups():
         for_setup("resnet20", "KD", "prune")
 
 
+def test_what_prune_stands_for_in_setups():
+    assert str(for_setup("resnet8", "PRQ", prune="prune(0.9)")) == "resnet8 > prune(0.9) > dynamic_int8"
+    assert for_setup("resnet8", "PRQ", prune="prune(0.9)").setup == "PRQ"
+    assert str(for_setup("resnet8", "KD+PRN", prune="prune(0.9)")) == "resnet8 > kd > prune(0.9) > float32"
+    assert str(for_setup("resnet8", "QAT", prune="prune(0.9)")) == "resnet8 > qat > int8"
+    with pytest.raises(UserError, match='--prune "qat": give a prune step'):
+        for_setup("resnet8", "PRQ", prune="qat")
+
+
 def test_unknown_setup():
     with pytest.raises(UserError, match='did you mean "FIQ"'):
         for_setup("resnet20", "FIG")

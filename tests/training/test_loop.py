@@ -42,6 +42,14 @@ def test_the_same_seed_trains_the_same_network(digits):
     assert same_weights(fit(digits).network, fit(digits).network)
 
 
+def test_less_than_an_epoch_sees_a_part_of_the_images(digits):
+    seen = []
+    schedule = Schedule(1, batch_size=32, learning_rate=0.1, warmup=0.2).lasting(0.35)
+    images = small(digits.train)
+    loop.train(fresh(), images, digits.validation, schedule, PLAIN, CPU, seed=0, progress=seen.append)
+    assert len(seen) == 0.35 * len(images) // 32 and seen[-1] == 1
+
+
 class Killed(Exception):
     pass
 

@@ -2,7 +2,7 @@ import torch
 from torch import nn
 
 from dlmo import networks
-from dlmo.training.optimizer import Muon, normalized_filters, optimizers_for, orthogonalized
+from dlmo.training.optimizer import Muon, normalized_filters, optimizers_for, orthogonalized, rows_at_once
 from dlmo.training.schedule import Schedule
 
 SCHEDULE = Schedule(1, 32, 0.1, 0.1, orthogonal=True)
@@ -38,6 +38,30 @@ def test_only_dense_convolutions_behind_which_a_normalization_stands_are_orthogo
     sgd, muon = optimizers_for(network, nn.Identity(), SCHEDULE)
     trained = [p for optimizer in (sgd, muon) for group in optimizer.param_groups for p in group["params"]]
     assert sorted(map(id, trained)) == sorted(map(id, network.parameters()))
+
+
+def test_linear_layers_of_many_inputs_learn_at_a_lower_rate():
+    network = networks.build("mobilenet_v2", classes=10, input_shape=(32, 32, 3))
+    sgd = optimizers_for(network, nn.Identity(), SCHEDULE)[0]
+    shares = {id(p): group["share"] for group in sgd.param_groups for p in group["params"]}
+    assert shares[id(network.classifier.weight)] == 64 / 1280
+    assert shares[id(network.classifier.bias)] == 1
+    small = networks.build("resnet20", classes=10, input_shape=(32, 32, 3))
+    assert {group["share"] for group in optimizers_for(small, nn.Identity(), SCHEDULE)[0].param_groups} == {1.0}
+
+
+def test_many_filters_are_orthogonalized_in_blocks():
+    assert [rows_at_once(rows) for rows in (1, 64, 96, 512, 130, 67)] == [1, 64, 48, 64, 26, 1]
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.randn(128, 256, 1, 1))
+    before = weight.detach().clone()
+    optimizer = Muon([weight], 0.1)
+    weight.grad = torch.randn_like(weight)
+    optimizer.step()
+    step = before * 128**0.5 / before.norm() - weight.detach()
+    for block in step.flatten(1).split(64):
+        lengths = torch.linalg.svdvals(block)
+        assert lengths.min() > 0.5 * lengths.max()
 
 
 def test_without_the_schedules_wish_everything_is_sgd():

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from dlmo.errors import UserError
 from dlmo.networks import stems
-from dlmo.networks.registry import NetworkInfo, canonical, names, parse
+from dlmo.networks.registry import NetworkInfo, canonical, names, parse, plain_name
 
 if TYPE_CHECKING:
     from torch import nn
 
     from dlmo.networks.counting import Counts
 
-__all__ = ["MIN_SIDE", "NetworkInfo", "build", "canonical", "count", "names"]
+__all__ = ["MIN_SIDE", "NetworkInfo", "build", "canonical", "count", "names", "plain_name"]
 
 MIN_SIDE = 8
 
@@ -26,7 +26,7 @@ def build(name: str, *, classes: int, input_shape: tuple[int, int, int], stem: s
 
     input_shape: height, width, channels of the images. The module takes float32 N x channels x height x width
     and returns logits, N x classes.
-    stem: `auto`, `small`, `medium` or `large`, see `dlmo.networks.stems`.
+    stem: `auto`, `small`, `medium` or `large`, see `dlmo.networks.stems`; one that the name holds takes its place.
     """
     parsed = parse(name)
     if classes < 1:
@@ -40,7 +40,7 @@ def build(name: str, *, classes: int, input_shape: tuple[int, int, int], stem: s
     return import_module(f"dlmo.networks.{parsed.module}").build(
         classes=classes,
         channels=channels,
-        strides=stems.STRIDES[stems.choose(stem, input_shape)],
+        strides=stems.STRIDES[stems.choose(parsed.stem or stem, input_shape)],
         width=parsed.width,
         **parsed.arguments,
     )

@@ -1,7 +1,7 @@
 """Which networks there are and how their names are read. Imports no torch: listing and checking are instant.
 
-A name is a family's name, its numbers and an optional width: `mobilenet_v2`, `resnet20@0.5`,
-`wide_resnet_16_2`. A new family is one module with a `build` and one entry in FAMILIES.
+A name is a family's name, its numbers, an optional width and an optional stem: `mobilenet_v2`, `resnet20@0.5`,
+`wide_resnet_16_2`, `resnet20@0.5:medium`. A new family is one module with a `build` and one entry in FAMILIES.
 """
 
 import difflib
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dlmo.errors import UserError
+from dlmo.networks.stems import STRIDES
 
 MAX_WIDTH = 4.0
 WIDTH_DIGITS = 3
@@ -137,15 +138,22 @@ FAMILIES = (
 
 @dataclass(frozen=True)
 class ParsedName:
-    """A valid name, taken apart: the family's module, the arguments of its `build`, the width."""
+    """A valid name, taken apart: the family's module, the arguments of its `build`, the width; the stem, None where the
+    images decide."""
 
     base: str
     module: str
     arguments: dict[str, Any]
     width: float
+    stem: str | None = None
 
     @property
     def canonical(self) -> str:
+        return self.plain if self.stem is None else f"{self.plain}:{self.stem}"
+
+    @property
+    def plain(self) -> str:
+        """The name without its stem."""
         return self.base if self.width == 1.0 else f"{self.base}@{self.width:g}"
 
 
@@ -160,20 +168,29 @@ def names() -> list[NetworkInfo]:
 
 def parse(name: str) -> ParsedName:
     """Takes a name apart. Raises UserError with the nearest valid names."""
-    base, at, width_text = name.strip().lower().partition("@")
+    network, colon, stem = name.strip().lower().partition(":")
+    if colon and stem not in STRIDES:
+        raise UserError(f"no network {name!r}: behind the colon stands a stem, one of {', '.join(STRIDES)}")
+    base, at, width_text = network.partition("@")
     for family in FAMILIES:
         match = re.fullmatch(family.pattern, base, re.ASCII)
         if match:
             arguments = _arguments(family, name, match)
             # Leading zeros (resnet020) must not make a second name for the same network.
             base = _rebuilt(base, match, arguments)
-            return ParsedName(base, family.module, arguments, _width(name, width_text) if at else 1.0)
+            width = _width(name, width_text) if at else 1.0
+            return ParsedName(base, family.module, arguments, width, stem or None)
     raise UserError(f"unknown network {name!r}; {_nearest(base)}; `dlmo networks` lists them")
 
 
 def canonical(name: str) -> str:
     """The one spelling of a name: `MobileNet_v2@1.0` -> `mobilenet_v2`. Raises UserError for a wrong one."""
     return parse(name).canonical
+
+
+def plain_name(name: str) -> str:
+    """A valid name without its stem."""
+    return parse(name).plain
 
 
 def _arguments(family: Family, name: str, match: re.Match[str]) -> dict[str, Any]:

@@ -18,6 +18,12 @@ MEDIUM_FROM = 48
 LARGE_FROM = 96
 
 
+def from_auto(input_shape: tuple[int, int, int]) -> tuple[str, ...]:
+    """The stem that suits images of this shape, and those that leave networks a smaller map."""
+    names = list(STRIDES)
+    return tuple(names[names.index(choose("auto", input_shape)) :])
+
+
 def choose(stem: str, input_shape: tuple[int, int, int]) -> str:
     """The stem that `stem` (`auto` or a stem's name) means for images of this height, width and channels."""
     if stem in STRIDES:

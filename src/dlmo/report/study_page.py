@@ -17,7 +17,7 @@ from dlmo.measure.speed import Speed
 from dlmo.report import wording
 from dlmo.report.charts import scatter
 from dlmo.strategy.paper import PaperStudy
-from dlmo.study.published import Published, published
+from dlmo.study.published import Published, printed
 from dlmo.study.results import Result, Run, csv_cell
 
 HEADINGS = (
@@ -27,10 +27,11 @@ HEADINGS = (
     "published",
     "difference",
     "size KB",
+    "size x NQ",
     "zip KB",
     "published KB",
     "latency ms",
-    "x NQ",
+    "latency x NQ",
     "published x NQ",
     "ms, all threads",
     "10,000 images s",
@@ -89,7 +90,7 @@ def study_csv(study: PaperStudy) -> str:
     writer.writerow(["dataset", *names, *speeds, "published_accuracy", "published_size_kb", "published_latency_ms"])
     for dataset, run in study.runs.items():
         for result in run.results:
-            theirs = published().get((result.network, dataset, result.setup))
+            theirs = printed(result.network, dataset, result.setup)
             figures = (theirs.accuracy, theirs.size_kb, theirs.latency_ms) if theirs else (None, None, None)
             speed = _speed(study, dataset, result)
             measured = [None] * len(speeds) if speed is None else astuple(speed)
@@ -128,9 +129,9 @@ def _render(template: str, study: PaperStudy, *, pictures: list, escape: bool, *
 
 
 def _line(study: PaperStudy, dataset: str, result: Result) -> Line:
-    theirs = published().get((result.network, dataset, result.setup))
+    theirs = printed(result.network, dataset, result.setup)
     ours_plain = _plain(study.runs[dataset], result)
-    theirs_plain = published().get((result.network, dataset, "NQ"))
+    theirs_plain = printed(result.network, dataset, "NQ")
     difference = None if theirs is None else result.accuracy - theirs.accuracy
     cells = (
         result.network,
@@ -139,6 +140,7 @@ def _line(study: PaperStudy, dataset: str, result: Result) -> Line:
         wording.percent(theirs.accuracy) if theirs else wording.NOT_KNOWN,
         wording.NOT_KNOWN if difference is None else f"{100 * difference:+.1f}",
         wording.kilobytes(result.size_bytes),
+        f"{result.size_bytes / ours_plain.size_bytes:.2f}" if ours_plain else wording.NOT_KNOWN,
         wording.kilobytes(result.compressed_bytes),
         f"{theirs.size_kb:,g}" if theirs and theirs.size_kb else wording.NOT_KNOWN,
         wording.milliseconds(result.latency_ms),
@@ -172,10 +174,10 @@ def _published_ratio(theirs: Published | None, plain: Published | None) -> str:
 def _summary(study: PaperStudy) -> str:
     """How many cells reach the published accuracy, in words."""
     compared = [
-        (result.accuracy, published()[key].accuracy)
+        (result.accuracy, theirs.accuracy)
         for dataset, run in study.runs.items()
         for result in run.results
-        if (key := (result.network, dataset, result.setup)) in published()
+        if (theirs := printed(result.network, dataset, result.setup)) is not None
     ]
     reached = sum(ours >= theirs for ours, theirs in compared)
     return f"{reached} of {len(compared)} results that the study also printed reach its accuracy"
@@ -187,7 +189,8 @@ def _schedules(study: PaperStudy) -> list[str]:
     for dataset, run in study.runs.items():
         for result in run.results:
             if result.setup in ("NQ", "KD"):
-                found.append(f"{dataset}, {result.network}, {result.setup}, seed {result.seed}: {result.epochs:g} epochs")
+                named = f"{dataset}, {result.network}, {result.setup}, seed {result.seed}"
+                found.append(f"{named}: {result.epochs:g} epochs")
     return found
 
 

@@ -59,10 +59,8 @@ def smallest(workspace: Workspace, recipes: Sequence[Recipe]) -> list[Recipe]:
     if len(names) == 1:
         return list(recipes)
     data = workspace.dataset
-    counts = {
-        name: networks.count(name, classes=len(data.classes), input_shape=data.input_shape, stem=workspace.stem_of(name))
-        for name in names
-    }
+    shape, classes = data.input_shape, len(data.classes)
+    counts = {name: networks.count(name, classes=classes, input_shape=shape, stem=workspace.stem) for name in names}
     least = {min(names, key=lambda name: counts[name].parameters), min(names, key=lambda name: counts[name].macs)}
     return [recipe for recipe in recipes if recipe.network in least]
 

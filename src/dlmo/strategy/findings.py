@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dlmo.measure.statistics import PairedTest
+from dlmo.networks import plain_name
 from dlmo.strategy.budget import SERVICES, STUDY_ADVICE
 from dlmo.strategy.choose import pick
 from dlmo.study.results import Result
@@ -27,7 +28,9 @@ class Measured:
     compare: Compare
 
     def of(self, network: str, setup: str) -> Result | None:
-        return next((r for r in self.results if r.network == network and r.setup == setup), None)
+        """network: by its name, with or without its stem."""
+        known = (r for r in self.results if network in (r.network, plain_name(r.network)))
+        return next((r for r in known if r.setup == setup), None)
 
     def pairs(self, first: str, second: str) -> Iterable[tuple[Result, Result]]:
         """Results of two setups for each network that has both."""
@@ -141,7 +144,7 @@ def _collapse(measured: Mapping[str, Measured]) -> Finding:
     cases = []
     for dataset, data in measured.items():
         for plain, taught in data.pairs("NQ", "KD"):
-            if plain.network not in ("mobilenet_v3_large", "mobilenet_v3_small"):
+            if plain_name(plain.network) not in ("mobilenet_v3_large", "mobilenet_v3_small"):
                 continue
             test = data.compare(plain, taught)
             figures = (

@@ -58,10 +58,10 @@ _SHORT_SHARE = 0.2
 @dataclass(frozen=True)
 class Options:
     """What all jobs share. time: a duration such as "10m", None leaves it to the job; epochs overrides it, less than 1
-    is a part of the images; epochs_of, stems: of networks that shall have others than `epochs` and `stem`; target: what
-    limits and choice are about; more_targets: further ones to measure on; out: None writes nothing; store: a folder or
-    URL, None is the user's (see study.store.open_store); track: see `dlmo.tracking`; cluster: address of the Ray
-    cluster that makes the stages, None makes them in this process."""
+    is a part of the images; epochs_of: of networks that shall have others; stem: of networks whose name holds none;
+    target: what limits and choice are about; more_targets: further ones to measure on; out: None writes nothing;
+    store: a folder or URL, None is the user's (see study.store.open_store); track: see `dlmo.tracking`; cluster:
+    address of the Ray cluster that makes the stages, None makes them in this process."""
 
     time: str | None = None
     epochs: float | None = None
@@ -71,7 +71,6 @@ class Options:
     input_size: int | None = None
     group_by: str | None = None
     stem: str = "auto"
-    stems: Mapping[str, str] = field(default_factory=dict)
     target: str = "cpu"
     more_targets: tuple[str, ...] = ()
     out: str | Path | None = None
@@ -94,7 +93,7 @@ class Job:
 
     command: the command line that does the same again. recipes_for: the recipes to run for so many training images.
     default_time: the time to plan for where the user names none; None for full schedules. space_for: what to search
-    in the time that the recipes leave, for so many training images; None for no search.
+    in the time that the recipes leave, for such data; None for no search.
     all_networks: the user named the networks, so none may be dropped for lack of time. budget: what to choose for;
     given: the recipe whose result is the choice instead; neither: nothing is chosen. own: the user's model, the
     network of all recipes; strict: refuse recipes that it cannot go through, instead of leaving them out. notes: what
@@ -112,7 +111,7 @@ class Job:
     notes: tuple[str, ...] = ()
     limited: bool = False
     default_time: str | None = None
-    space_for: Callable[[int], Space] | None = None
+    space_for: Callable[[Dataset], Space] | None = None
 
 
 @dataclass(frozen=True)
@@ -176,7 +175,7 @@ def prepare(source: str | Path, job: Job, options: Options, progress: Progress, 
         progress.note(note)
     workspace = Workspace(
         dataset, store, augmentation_for(dataset), class_weights_for(dataset), options.stem, progress, target, network,
-        found, options.stems,
+        found,
     )  # fmt: skip
     recipes: dict[str, list[Recipe]] = {}
     for recipe in job.recipes_for(len(dataset.train)):
@@ -276,7 +275,7 @@ def _space(job: Job, ready: Prepared) -> Space | None:
     """What to search in, where there is something to search."""
     own = ready.workspace.own
     trainable = own is None or own.post_training_only is None
-    return job.space_for(len(ready.workspace.dataset.train)) if job.space_for and trainable else None
+    return job.space_for(ready.workspace.dataset) if job.space_for and trainable else None
 
 
 def _search(
@@ -390,10 +389,9 @@ def given_options(options: Options) -> dict[str, object]:
     defaults = Options()
     names = ("time", "epochs", "threads", "input_size", "group_by", "stem", "target")
     given = {name: getattr(options, name) for name in names if getattr(options, name) != getattr(defaults, name)}
-    for name, of_networks in (("epochs", options.epochs_of), ("stem", options.stems)):
-        if of_networks:
-            first = [given[name]] if name in given else []
-            given[name] = [*first, *(f"{network}={value}" for network, value in of_networks.items())]
+    if options.epochs_of:
+        first = [given["epochs"]] if "epochs" in given else []
+        given["epochs"] = [*first, *(f"{network}={value:g}" for network, value in options.epochs_of.items())]
     if options.more_targets:
         given["target"] = list(options.targets)
     if options.seeds != defaults.seeds:

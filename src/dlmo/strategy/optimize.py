@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dlmo import networks
+from dlmo.data import Dataset
 from dlmo.errors import BudgetError
 from dlmo.measure import targets
 from dlmo.progress import Progress
@@ -65,8 +66,9 @@ def optimize(
             notes += more
         return recipes, notes
 
-    def space(images: int) -> Space:
-        return space_for(options.target, images, tuple(named), own is not None)
+    def space(dataset: Dataset) -> Space:
+        images, shape = len(dataset.train), dataset.input_shape
+        return space_for(options.target, images, shape, options.stem, tuple(named), own is not None)
 
     job = Job(
         command_line("optimize", [source], arguments),

@@ -144,7 +144,7 @@ def _parts(asked: Asked) -> list[_Part]:
     chosen = [registry.canonical(entry) for entry in asked.network] or list(grid.networks)
     codes = [code for entry in asked.setup for code in entry.split(",")] or list(grid.setups)
     known = (*grid.always, *grid.setups)
-    unknown = [entry for entry in chosen if entry not in grid.networks]
+    unknown = [entry for entry in chosen if registry.plain_name(entry) not in grid.networks]
     if unknown:
         raise UserError(f"{name}: the study has no network {unknown[0]}; it has {', '.join(grid.networks)}")
     unknown = [code for code in codes if code not in known]
@@ -164,7 +164,8 @@ def _parts(asked: Asked) -> list[_Part]:
     for dataset in datasets:
         source = dataset if data is None else f"{dataset}:{data}"
         part = options if options.folder is None else replace(options, out=options.folder / dataset)
-        parts.append(_Part(dataset, source, study_job(source, chosen, setups, (), None, part, asked.kd, asked.prune), part))
+        job = study_job(source, chosen, setups, (), None, part, asked.kd, asked.prune)
+        parts.append(_Part(dataset, source, job, part))
     return parts
 
 

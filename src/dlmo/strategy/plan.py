@@ -156,17 +156,15 @@ def make_plan(
     so none may be dropped. The plan is kept in the store: the same question gets the same answer, whatever the
     machine does at that moment, and nothing is trained anew.
     """
-    for option, of_networks in (("--epochs", epochs_of), ("--stem", workspace.stems)):
-        for network, value in of_networks.items():
-            if network not in networks:
-                raise UserError(f"{option} {network}={value}: {network} is not studied here; {', '.join(networks)} are")
+    for network, value in epochs_of.items():
+        if network not in networks:
+            raise UserError(f"--epochs {network}={value:g}: {network} is not studied here; {', '.join(networks)} are")
     images = len(workspace.dataset.train)
     asked = {
         "dataset": workspace.dataset.fingerprint,
         "networks": list(networks),
         "recipes": [str(recipe) for network in networks for recipe in recipes[network]],
         "stem": workspace.stem,
-        "stems": dict(workspace.stems),
         "seconds": seconds,
         "epochs": epochs,
         "epochs_of": dict(epochs_of),
@@ -260,7 +258,7 @@ def macs_of(workspace: Workspace, network: str) -> int:
     shape = workspace.dataset.input_shape
     if not workspace.is_own(network):
         classes = len(workspace.dataset.classes)
-        return networks.count(network, classes=classes, input_shape=shape, stem=workspace.stem_of(network)).macs
+        return networks.count(network, classes=classes, input_shape=shape, stem=workspace.stem).macs
     own = workspace.own
     if own.tflite is None:
         return count_module(own.module, shape).macs

@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, replace
 
 from dlmo.errors import UserError
 from dlmo.measure.accuracy import accuracy
+from dlmo.networks import plain_name
+from dlmo.networks.own import is_own
 from dlmo.progress import SilentProgress
 from dlmo.strategy import evidence, legality
 from dlmo.strategy.budget import SERVICES, Budget, running_of
@@ -29,7 +31,7 @@ from dlmo.study.stages import Artifact, NetworkPlan, Workspace, make_artifact, s
 from dlmo.study.store import key_of
 
 # Raise it when the proposals would be others.
-_VERSION = 2
+_VERSION = 3
 # Of so many short trainings one is followed by a long one.
 _SHORT_PER_LONG = 3
 # Drawn at random before the sampler has something to go by.
@@ -363,7 +365,8 @@ def _why_stopped(repeats: int, late: bool) -> str:
 
 
 def _family(network: str) -> str:
-    return network.partition("@")[0].rstrip("0123456789_")
+    name = network if is_own(network) else plain_name(network)
+    return name.partition("@")[0].rstrip("0123456789_")
 
 
 def _words(trial: Trial) -> str:

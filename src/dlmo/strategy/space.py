@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dlmo import networks
+from dlmo.networks.stems import from_auto
 from dlmo.strategy.legality import refusal
 from dlmo.study.recipe import Kd, PruneChannels, Recipe, Step, parse_steps
 
@@ -23,11 +24,13 @@ _FORMS = ("qat > int8", "int8", "prune > int8", "prune(0.9) > int8", "prune > dy
 
 @dataclass(frozen=True)
 class Space:
-    """networks: names; widths: factors of their channels, one of them for each; empty where the user named the
-    networks. teaching: whether a teacher may help. forms: the ends of recipes that the target runs."""
+    """networks: names; widths: factors of their channels, one of them for each; stems: what they make of the image's
+    resolution, the one for such images first; both empty where the user named the networks. teaching: whether a teacher
+    may help. forms: the ends of recipes that the target runs."""
 
     networks: tuple[str, ...]
     widths: tuple[float, ...]
+    stems: tuple[str, ...]
     teaching: bool
     forms: tuple[str, ...]
 
@@ -36,6 +39,8 @@ class Space:
         network = trial.suggest_categorical("network", self.networks)
         if self.widths:
             network = networks.canonical(f"{network}@{trial.suggest_categorical('width', self.widths)}")
+        if len(self.stems) > 1:
+            network = self._with(network, trial.suggest_categorical("stem", self.stems))
         steps: list[Step] = []
         taught = self.teaching and trial.suggest_categorical("kd", (False, True))
         if taught and teacher not in (None, network):
@@ -47,18 +52,21 @@ class Space:
         """Parameters to begin with: recipes that are good as a rule, from small to large."""
         widths = self.widths or (1.0,)
         middle, narrow = widths[len(widths) // 2], widths[min(1, len(widths) - 1)]
-        known = (
-            {"network", "cut", "form"} | ({"width"} if self.widths else set()) | ({"kd"} if self.teaching else set())
-        )
+        known = {"network", "cut", "form"}
+        known |= {
+            name for name, there in (("width", self.widths), ("stem", self.stems[1:]), ("kd", self.teaching)) if there
+        }
+        stem, coarser = (*self.stems, None, None)[:2]
         good = (
-            (middle, False, 0.25, "prune > dynamic_int8"),
-            (narrow, True, 0.0, "int8"),
-            (widths[-1], True, 0.5, "qat > int8"),
+            (middle, stem, False, 0.25, "prune > dynamic_int8"),
+            (narrow, stem, True, 0.0, "int8"),
+            (widths[-1], coarser, True, 0.0, "int8"),
+            (widths[-1], stem, True, 0.5, "qat > int8"),
         )
         some = [
-            {"width": width, "kd": kd, "cut": cut, "form": form, "network": self.networks[0]}
-            for width, kd, cut, form in good
-            if form in self.forms
+            {"width": width, "stem": stem, "kd": kd, "cut": cut, "form": form, "network": self.networks[0]}
+            for width, stem, kd, cut, form in good
+            if form in self.forms and (stem is not None or not self.stems)
         ]
         return [{name: value for name, value in entry.items() if name in known} for entry in some]
 
@@ -66,14 +74,24 @@ class Space:
         """The least that each network can become."""
         least = f"@{min(self.widths)}" if self.widths else ""
         forms = [form for form in self.forms if form in _SMALLEST_FORMS]
-        return [_recipe(f"{name}{least}", [], _MOST_CUT, form) for name in self.networks for form in forms]
+        named = [f"{name}{least}" for name in self.networks]
+        named = [self._with(name, self.stems[-1]) for name in named] if self.stems else named
+        return [_recipe(name, [], _MOST_CUT, form) for name in named for form in forms]
+
+    def _with(self, network: str, stem: str) -> str:
+        """The network with this stem, which its name tells only where it is not the one for such images."""
+        return networks.canonical(network if stem == self.stems[0] else f"{network}:{stem}")
 
 
-def space_for(target: str, images: int, named: tuple[str, ...], own: bool) -> Space:
-    """images: for training. named: the networks the user asked for, all that is tried then. own: it is the user's."""
+def space_for(
+    target: str, images: int, input_shape: tuple[int, int, int], stem: str, named: tuple[str, ...], own: bool
+) -> Space:
+    """images: for training. stem: the user's, or auto. named: the networks the user asked for, all that is tried then.
+    own: it is the user's."""
     larger = _LARGER_NETWORKS if images >= _IMAGES_FOR_LARGER else ()
     forms = tuple(form for form in _FORMS if refusal(Recipe("", parse_steps(form)), target) is None)
-    return Space(named or _NETWORKS + larger, () if named else _WIDTHS, not own, forms)
+    stems = from_auto(input_shape) if stem == "auto" else (stem,)
+    return Space(named or _NETWORKS + larger, () if named else _WIDTHS, () if named else stems, not own, forms)
 
 
 def _recipe(network: str, steps: list[Step], share: float, form: str) -> Recipe:

@@ -61,34 +61,25 @@ def train_study(
     return train_only(source, study_job(source, network, setup, recipe, own, options, kd, prune), options, progress)
 
 
-def by_network(option: str, entries: Sequence[str]) -> tuple[str | None, dict[str, str]]:
-    """What `option` says of all networks, None if nothing, and what it says of single ones, written NETWORK=VALUE."""
+def epochs_by_network(entries: Sequence[str]) -> tuple[float | None, dict[str, float]]:
+    """What --epochs says of all networks, None if nothing, and what it says of single ones, written NETWORK=EPOCHS."""
     for_all, single = None, {}
     for entry in entries:
-        network, equals, value = entry.partition("=")
-        if equals and not value:
-            raise UserError(f"{option} {entry}: nothing behind the =; write {option} NETWORK=VALUE")
-        if equals:
-            single[registry.canonical(network)] = value
-        elif for_all is not None:
-            raise UserError(f"{option} {for_all} and {option} {entry}: which one? for one network write NETWORK=VALUE")
-        else:
-            for_all = entry
-    return for_all, single
-
-
-def epochs_by_network(entries: Sequence[str]) -> tuple[float | None, dict[str, float]]:
-    """The same of --epochs, as numbers."""
-
-    def number(text: str) -> float:
+        network, equals, text = entry.rpartition("=")
         try:
             value = float(text)
         except ValueError:
-            raise UserError(f'--epochs "{text}" is not a number; write --epochs 20 or --epochs NETWORK=20') from None
-        return int(value) if value.is_integer() else value
-
-    for_all, single = by_network("--epochs", entries)
-    return None if for_all is None else number(for_all), {name: number(text) for name, text in single.items()}
+            raise UserError(f'--epochs {entry}: "{text}" is not a number; write 20, or NETWORK=20') from None
+        value = int(value) if value.is_integer() else value
+        if equals:
+            single[registry.canonical(network)] = value
+        elif for_all is not None:
+            raise UserError(
+                f"--epochs {for_all} and --epochs {entry}: which one? for one network write NETWORK={entry}"
+            )
+        else:
+            for_all = value
+    return for_all, single
 
 
 def study_job(

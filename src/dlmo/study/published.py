@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
+from dlmo.networks.registry import plain_name
+
 NETWORKS = (
     "vgg",
     "resnet50",
@@ -37,6 +39,11 @@ class Published:
     size_kb: float | None
     latency_ms: float | None
     note: str
+
+
+def printed(network: str, dataset: str, setup: str) -> Published | None:
+    """What the study printed of it, whatever stem the network has here."""
+    return published().get((plain_name(network), dataset, setup))
 
 
 @cache

@@ -94,10 +94,10 @@ def _shape_of(workspace: Workspace, recipe: Recipe) -> dict:
 
     own = workspace.own if workspace.is_own(recipe.network) else None
     return {
-        "network": own.fingerprint if own else recipe.network,
+        **workspace.identity(recipe.network),
+        "own": own.fingerprint if own else None,
         "classes": len(workspace.dataset.classes),
         "input_shape": workspace.dataset.input_shape,
-        "stem": workspace.stem_of(recipe.network),
         "steps": [[step.name, step.model_dump(exclude={"epochs"})] for step in recipe.further_trainings],
         "limits": [
             key_inputs(workspace, step, recipe.network, recipe.precision)

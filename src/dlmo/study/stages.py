@@ -18,6 +18,7 @@ from dlmo.data.dataset import Dataset, Split
 from dlmo.measure.targets import Target
 from dlmo.measure.targets.host import Host
 from dlmo.networks.own import OwnNetwork
+from dlmo.networks.registry import parse
 from dlmo.progress import Progress, Update
 from dlmo.study.recipe import Float32, Int8, Kd, Mixed, Precision, Prune, PruneChannels, Qat, Recipe, Step
 from dlmo.study.results import Repair
@@ -90,8 +91,7 @@ class NetworkPlan:
 @dataclass(frozen=True)
 class Workspace:
     """What all stages of one study share. own: the user's network, which takes the place of one trained here.
-    more_targets: further ones to measure on, by the names the user gave them. stems: of networks that shall have
-    another one than `stem`.
+    more_targets: further ones to measure on, by the names the user gave them. stem: of networks whose name holds none.
     """
 
     dataset: Dataset
@@ -103,10 +103,13 @@ class Workspace:
     target: Target = Host()
     own: OwnNetwork | None = None
     more_targets: Mapping[str, Target] = field(default_factory=dict)
-    stems: Mapping[str, str] = field(default_factory=dict)
 
-    def stem_of(self, network: str) -> str:
-        return self.stems.get(network, self.stem)
+    def identity(self, network: str) -> dict[str, str]:
+        """What tells a network's shape, for keys: two spellings of one shape share what is trained."""
+        if self.is_own(network):
+            return {"network": network, "stem": self.stem}
+        parsed = parse(network)
+        return {"network": parsed.plain, "stem": parsed.stem or self.stem}
 
     @property
     def golden(self) -> np.ndarray:
@@ -295,7 +298,7 @@ def train(workspace: Workspace, network: str, plan: NetworkPlan, seed: int, kd: 
         _train_into(folder, workspace, network, fresh, None, None, plan, seed, kd, None)
 
     key = _train_key(workspace, network, plan, seed, kd)
-    return _read_trained(key, workspace.store.stage("train", key, make))
+    return _read_trained(key, workspace.store.stage("train", key, make), network)
 
 
 def _import(workspace: Workspace) -> Trained:
@@ -312,7 +315,7 @@ def _import(workspace: Workspace) -> Trained:
         write_atomically(folder / "record.json", json.dumps(record).encode())
 
     key = _import_key(workspace)
-    return _read_trained(key, workspace.store.stage("import", key, make))
+    return _read_trained(key, workspace.store.stage("import", key, make), own.name)
 
 
 def train_further(
@@ -334,7 +337,7 @@ def train_further(
         _train_into(folder, workspace, parent.network, network, parent, step, plan, seed, kd, precision)
 
     key = _technique_key(workspace, parent.key, parent.network, step, plan, seed, kd, precision)
-    return _read_trained(key, workspace.store.stage("technique", key, make))
+    return _read_trained(key, workspace.store.stage("technique", key, make), parent.network)
 
 
 def _import_key(workspace: Workspace) -> str:
@@ -346,7 +349,7 @@ def _import_key(workspace: Workspace) -> str:
 def _train_key(workspace: Workspace, network: str, plan: NetworkPlan, seed: int, kd: Kd | None) -> str:
     if workspace.is_own(network):
         return _import_key(workspace)
-    inputs = {"network": network, **_training_inputs(workspace, network, plan.train, seed)}
+    inputs = workspace.identity(network) | _training_inputs(workspace, plan.train, seed)
     return key_of("train", _VERSIONS["train"], inputs | _kd_inputs(workspace, kd, network, plan, seed))
 
 
@@ -362,7 +365,8 @@ def _technique_key(
 ) -> str:
     values = step.model_dump(exclude={"epochs", "teacher"})  # told by the schedule and by "kd"
     schedule = plan.schedule_of(step)
-    inputs = {"parent": parent, "step": step.name, **values, **_training_inputs(workspace, network, schedule, seed)}
+    inputs = {"parent": parent, "step": step.name, **values, **_training_inputs(workspace, schedule, seed)}
+    inputs["stem"] = workspace.identity(network)["stem"]
     if isinstance(step, PruneChannels):
         from dlmo.study.cutting import key_inputs
 
@@ -508,8 +512,8 @@ def build_network(workspace: Workspace, network: str):
 
     if workspace.is_own(network):
         return copy.deepcopy(workspace.own.module)
-    dataset, stem = workspace.dataset, workspace.stem_of(network)
-    return networks.build(network, classes=len(dataset.classes), input_shape=dataset.input_shape, stem=stem)
+    dataset = workspace.dataset
+    return networks.build(network, classes=len(dataset.classes), input_shape=dataset.input_shape, stem=workspace.stem)
 
 
 def _technique(step: Step | None, parent: Trained | None):
@@ -597,17 +601,16 @@ def _peer_name(kd: Kd, student: str) -> str:
 
 def _made_for(workspace: Workspace, network: str) -> dict:
     """What a network's weights can be used for; written into their file."""
-    dataset, stem = workspace.dataset, workspace.stem_of(network)
+    dataset, stem = workspace.dataset, workspace.identity(network)["stem"]
     return {"classes": list(dataset.classes), "input_shape": list(dataset.input_shape), "stem": stem}
 
 
-def _training_inputs(workspace: Workspace, network: str, schedule: Schedule, seed: int) -> dict:
+def _training_inputs(workspace: Workspace, schedule: Schedule, seed: int) -> dict:
     return {
         "dataset": workspace.dataset.fingerprint,
         "schedule": asdict(schedule),
         "augmentation": asdict(workspace.augmentation),
         "class_weights": workspace.class_weights,
-        "stem": workspace.stem_of(network),
         "seed": seed,
     }
 
@@ -713,5 +716,6 @@ def _write_network(folder: Path, workspace: Workspace, network, record: dict) ->
     write_atomically(folder / "record.json", json.dumps(record).encode())
 
 
-def _read_trained(key: str, folder: Path) -> Trained:
+def _read_trained(key: str, folder: Path, network: str) -> Trained:
+    """network: how it is called where it was asked for."""
     return Trained(key, folder, **json.loads((folder / "record.json").read_text()))

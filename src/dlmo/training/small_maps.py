@@ -78,9 +78,7 @@ class _Depthwise(torch.autograd.Function):
     """A depthwise convolution: inputs N x C x H x W, weight C x 1 x K x K."""
 
     @staticmethod
-    def forward(
-        ctx, inputs: torch.Tensor, weight: torch.Tensor, stride: int, padding: tuple[int, int]
-    ) -> torch.Tensor:
+    def forward(ctx, inputs: torch.Tensor, weight: torch.Tensor, stride: int, padding: tuple[int, int]) -> torch.Tensor:
         ctx.save_for_backward(inputs, weight)
         ctx.stride, ctx.padding = stride, padding
         return F.conv2d(inputs, weight, None, stride, padding, 1, len(weight))
