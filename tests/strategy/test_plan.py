@@ -71,6 +71,15 @@ def test_too_little_time_is_refused_with_what_is_needed():
         fit("a", 5)
 
 
+def test_of_a_large_set_a_part_of_an_epoch_may_do():
+    plan_of = functools.partial(schedules, 128_000, 32)  # 1,000 steps each
+    cost = replace(COST, train=100.0, qat=200.0)
+    counts = [_fit({"a": cost}, 128_000, plan_of, seconds, None, True, 1)["a"] for seconds in (400, 80, 60)]
+    assert counts[0] >= 1 > counts[1] > counts[2] >= 0.1
+    with pytest.raises(UserError, match="too short for 10% of an epoch of a with all steps"):
+        _fit({"a": cost}, 128_000, plan_of, 20, None, True, 1)
+
+
 def test_epochs_override_time():
     assert fit("ab", 5, epochs=7) == {"a": 7, "b": 7}
 

@@ -302,7 +302,7 @@ def _search(
     to_measure = (len(planned) + _MEASURED_FILES) * _SECONDS_TO_MEASURE
     short = round(_SHORT_SHARE * full_epochs(len(workspace.dataset.train)))
     terms = Terms(
-        short=max(1, min(short, plan.epochs // 2)),
+        short=min(plan.epochs, max(1, min(short, plan.epochs // 2))),
         long=plan.epochs,
         plan_of=lambda epochs: plan_for(workspace, epochs),
         seconds=seconds,

@@ -42,8 +42,10 @@ _PRUNE_SHARE, _QAT_SHARE, _CUT_SHARE = 0.15, 0.06, 0.4
 _PRUNE_STEPS, _LARGEST_PRUNE_SHARE = 750, 0.3
 # Quantization-aware training takes an epoch, where that is not more than this share of the epochs from scratch.
 _LARGEST_QAT_SHARE = 0.1
-# Below this many steps a further training does nothing; three epochs of it may be less.
+# Below this many steps a training does nothing; three epochs of it may be less.
 _FEWEST_STEPS = 100
+# What is tried where the time is too short for a whole epoch.
+_PARTS_OF_AN_EPOCH = (0.75, 0.5, 0.35, 0.25, 0.15, 0.1)
 # Smaller images first, where the last fifth of the steps is enough to settle the statistics: with 8 epochs, or so many
 # steps in each.
 _SMALLEST_PROGRESSIVE_SIDE, _STEPS_OF_LARGE_SETS = 28, 300
@@ -392,14 +394,17 @@ def _fit(
     if seconds is None or epochs is not None:
         return dict.fromkeys(names, epochs or full)
 
-    def affordable(chosen: list[str]) -> int:
-        """The longest schedule, in epochs, that fits; 0 if not even one epoch does."""
+    steps = images // batch_size_for(images)
+    parts = [part for part in _PARTS_OF_AN_EPOCH if part * steps >= _FEWEST_STEPS]
 
-        def fits(count: int) -> bool:
+    def affordable(chosen: list[str]) -> float:
+        """The longest schedule, in epochs, that fits; 0 if none does. Of large sets a part of an epoch may do."""
+
+        def fits(count: float) -> bool:
             plan = plan_of(count)
             return _seconds({name: costs[name] for name in chosen}, plan, seeds) <= seconds * _PLANNED_SHARE
 
-        return next((count for count in range(full, 0, -1) if fits(count)), 0)
+        return next((count for count in (*range(full, 0, -1), *parts) if fits(count)), 0)
 
     chosen = names if all_networks else names[:1]
     while not all_networks and len(chosen) < len(names):
@@ -408,9 +413,11 @@ def _fit(
         chosen = names[: len(chosen) + 1]
     count = affordable(chosen)
     if count == 0:
-        needed = _seconds({name: costs[name] for name in chosen}, plan_of(1), seeds) / _PLANNED_SHARE
+        least = min(parts, default=1)
+        needed = _seconds({name: costs[name] for name in chosen}, plan_of(least), seeds) / _PLANNED_SHARE
+        words = "one epoch" if least == 1 else f"{least:.0%} of an epoch"
         raise UserError(
-            f"--time is too short for one epoch of {', '.join(chosen)} with all steps on this machine: "
+            f"--time is too short for {words} of {', '.join(chosen)} with all steps on this machine: "
             f"give at least {math.ceil(needed / 60)}m, or fewer networks or setups"
         )
     return dict.fromkeys(chosen, count)
