@@ -12,6 +12,7 @@ import numpy as np
 
 from dlmo.data.dataset import Dataset
 from dlmo.measure.layers import inspect_own
+from dlmo.runtimes.litert.bias import bias_corrected
 from dlmo.runtimes.litert.equalize import equalized
 from dlmo.runtimes.litert.interpreter import predict
 from dlmo.runtimes.litert.quantize import static_int8
@@ -22,6 +23,10 @@ from dlmo.study.results import Repair
 Rung = Callable[..., bytes]
 
 
+def _corrected_biases(content: bytes, images: np.ndarray, **options: object) -> bytes:
+    return static_int8(bias_corrected(content, images), images, mean_square, **options)
+
+
 def _equalized_channels(content: bytes, images: np.ndarray, **options: object) -> bytes:
     return static_int8(equalized(content), images, mean_square, **options)
 
@@ -30,6 +35,7 @@ RUNGS: dict[str, Rung] = {
     "min/max ranges": static_int8,
     "least-squares ranges": partial(static_int8, range_rule=mean_square),
     "99.9 % ranges": partial(static_int8, range_rule=percentile),
+    "corrected biases": _corrected_biases,
     "equalized channels": _equalized_channels,
 }
 # A smaller loss of accuracy than this needs no repair.
