@@ -472,7 +472,7 @@ def networks(as_json: Json = False) -> None:
         return
     for info in networks.names():
         print(f"{info.name:20}{info.description} ({info.paper})")
-    print("Any name takes a width, such as mobilenet_v2@0.5.")
+    print("Any name takes a width, mobilenet_v2@0.5, and a stem for another resolution, mobilenet_v2@0.5:medium.")
 
 
 @app.command()
