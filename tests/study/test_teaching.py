@@ -1,5 +1,6 @@
 """Recipes with a teacher, from text to trained networks in the store."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -108,8 +109,9 @@ def test_every_scheme_runs_through_the_store(text, few):
 
 def test_a_peer_goes_on_as_the_teacher(few):
     student = run(few, "kd(resnet8, scheme=online)")
-    peer = load_network(few, stages._peer(student))
-    assert len(peer.state_dict()) and stages._peer(student).network == "resnet8"
+    peer = stages._peer(student, "resnet8")
+    assert len(load_network(few, peer).state_dict())
+    assert json.loads((peer.folder / "record.json").read_text())["network"] == "resnet8"
 
 
 def test_keys_change_with_what_changes_the_student(few):

@@ -408,7 +408,7 @@ def _teacher(
     """The teacher of a step's training, trained if the store does not hold it; None where no stage makes it."""
     if kd.scheme == "online" and step is not None:
         # The peer has learned along with the student from scratch, and is a trained teacher now.
-        return _peer(train(workspace, student, plan, seed, kd))
+        return _peer(train(workspace, student, plan, seed, kd), _peer_name(kd, student))
     training = _teacher_training(kd, student, seed)
     if training is None:
         return None
@@ -590,9 +590,9 @@ def _teacher_network(workspace: Workspace, kd: Kd):
     return file.load(lambda name: _made_for(workspace, name), lambda name: build_network(workspace, name))
 
 
-def _peer(student: Trained) -> Trained:
+def _peer(student: Trained, network: str) -> Trained:
     """The network that was trained together with a student."""
-    return _read_trained(f"{student.key}/teacher", student.folder / "teacher")
+    return _read_trained(f"{student.key}/teacher", student.folder / "teacher", network)
 
 
 def _peer_name(kd: Kd, student: str) -> str:
