@@ -54,8 +54,8 @@ def wrong(digits):
 # Published weights but where 100 updates on maps of 16x16 need another one.
 @pytest.mark.parametrize(
     "text",
-    ["kd(labels=0.5)", "kd(loss=dkd)", "kd(loss=dist)", "kd(loss=hint)", "kd(loss=attention, weight=50)", "kd(loss=rkd)",
-     "kd(loss=gram)"],
+    ["kd(labels=0.5)", "kd(loss=dkd)", "kd(loss=dist)", "kd(loss=hint)", "kd(loss=attention, weight=50)",
+     "kd(loss=rkd)", "kd(loss=gram)"],
 )  # fmt: skip
 def test_students_learn_more_with_a_teacher_in_as_many_updates(text, wrong):
     assert wrong(text) < wrong(None)
