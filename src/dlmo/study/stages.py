@@ -19,6 +19,7 @@ from dlmo.measure.targets import Target
 from dlmo.measure.targets.host import Host
 from dlmo.networks.own import OwnNetwork
 from dlmo.networks.registry import parse
+from dlmo.networks.stems import choose
 from dlmo.progress import Progress, Update
 from dlmo.study.recipe import Float32, Int8, Kd, Mixed, Precision, Prune, PruneChannels, Qat, Recipe, Step
 from dlmo.study.results import Repair
@@ -109,7 +110,7 @@ class Workspace:
         if self.is_own(network):
             return {"network": network, "stem": self.stem}
         parsed = parse(network)
-        return {"network": parsed.plain, "stem": parsed.stem or self.stem}
+        return {"network": parsed.plain, "stem": choose(parsed.stem or self.stem, self.dataset.input_shape)}
 
     @property
     def golden(self) -> np.ndarray:
@@ -718,4 +719,4 @@ def _write_network(folder: Path, workspace: Workspace, network, record: dict) ->
 
 def _read_trained(key: str, folder: Path, network: str) -> Trained:
     """network: how it is called where it was asked for."""
-    return Trained(key, folder, **json.loads((folder / "record.json").read_text()))
+    return Trained(key, folder, **json.loads((folder / "record.json").read_text()) | {"network": network})
