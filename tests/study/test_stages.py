@@ -10,19 +10,19 @@ PLAN = schedules(64, 16, 1)
 NAMED = "resnet8@0.25:medium"
 
 
-def test_a_stem_in_the_name_and_one_for_all_networks_share_what_is_trained(few):
+def test_a_stem_in_the_name_and_one_for_all_networks_share_what_is_trained(workspace):
     recipe, plain = parse(f"{NAMED} > prune(0.5)"), parse("resnet8@0.25 > prune(0.5)")
-    halved = replace(few, stem="medium")
-    keys = [training.key for training in trainings_of(few, recipe, PLAN, 0)]
+    halved = replace(workspace, stem="medium")
+    keys = [training.key for training in trainings_of(workspace, recipe, PLAN, 0)]
     assert keys == [training.key for training in trainings_of(halved, plain, PLAN, 0)]
-    assert keys != [training.key for training in trainings_of(few, plain, PLAN, 0)]
+    assert keys != [training.key for training in trainings_of(workspace, plain, PLAN, 0)]
     first = make_trained(halved, plain, PLAN, 0)
-    again = make_trained(few, recipe, PLAN, 0)
+    again = make_trained(workspace, recipe, PLAN, 0)
     assert (first.key, again.key) == (keys[-1], keys[-1])
     assert (first.network, again.network) == ("resnet8@0.25", NAMED), "each is called as it was asked for"
-    for workspace, trained in ((halved, first), (few, again)):
-        assert load_network(workspace, trained).stem.conv.stride == (2, 2)
+    for workspace, trained in ((halved, first), (workspace, again)):
+        assert load_network(asked, trained).stem.conv.stride == (2, 2)
 
 
-def test_the_stem_that_images_get_by_default_may_be_named(few):
-    assert train(few, "resnet8@0.25", PLAN, 0).key == train(few, "resnet8@0.25:small", PLAN, 0).key
+def test_the_stem_that_images_get_by_default_may_be_named(workspace):
+    assert train(workspace, "resnet8@0.25", PLAN, 0).key == train(workspace, "resnet8@0.25:small", PLAN, 0).key
