@@ -20,7 +20,7 @@ def test_a_stem_in_the_name_and_one_for_all_networks_share_what_is_trained(works
     again = make_trained(workspace, recipe, PLAN, 0)
     assert (first.key, again.key) == (keys[-1], keys[-1])
     assert (first.network, again.network) == ("resnet8@0.25", NAMED), "each is called as it was asked for"
-    for workspace, trained in ((halved, first), (workspace, again)):
+    for asked, trained in ((halved, first), (workspace, again)):
         assert load_network(asked, trained).stem.conv.stride == (2, 2)
 
 
