@@ -2,7 +2,7 @@
 
 The last stages of networks made for large images are there as soon as images are small, and kernels are not made for
 them (`python benchmarks/small_maps.py`): taps that only ever meet padding are multiplied all the same, and oneDNN takes
-40 to 600 times as long for the gradient of a depthwise convolution's weights as its arithmetic needs. Everything here
+many times as long for the gradient of a depthwise convolution's weights as its arithmetic needs. Everything here
 computes the same but for rounding.
 """
 
