@@ -7,6 +7,7 @@ weights), with the lower rate of linear layers, with both. Images at half size; 
 """
 
 import argparse
+import contextlib
 from unittest import mock
 
 import numpy as np
@@ -28,11 +29,11 @@ def accuracy_after(name: str, data, arguments: argparse.Namespace, left_out: tup
     images = data.train.take(np.arange(BATCH * arguments.steps))
     judged = data.validation.take(np.arange(arguments.images))
     schedule = Schedule(1, BATCH, 0.14, warmup=0.15, orthogonal=True)
-    with (
-        mock.patch.object(Schedule, "size_at", lambda self, step, total: 0.5),
-        mock.patch.object(loop.to_network_input, "__defaults__", (0.5,)),
-        *(mock.patch.object(*WITHOUT[part]) for part in left_out),
-    ):
+    with contextlib.ExitStack() as changed:
+        changed.enter_context(mock.patch.object(Schedule, "size_at", lambda self, step, total: 0.5))
+        changed.enter_context(mock.patch.object(loop.to_network_input, "__defaults__", (0.5,)))
+        for part in left_out:
+            changed.enter_context(mock.patch.object(*WITHOUT[part]))
         torch.manual_seed(0)
         network = networks.build(name, classes=len(data.classes), input_shape=data.input_shape)
         plain = Augmentation(flip=False, shift=0, cutout=0, lighting=0.0)
