@@ -1,5 +1,6 @@
 """Unstructured magnitude pruning: the smallest weights become zero, gradually, with training in between."""
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -78,23 +79,39 @@ def prunable_layers(network: nn.Module) -> list[nn.Conv2d | nn.Linear]:
 
 def lamp_masks(weights: list[torch.Tensor], sparsity: float) -> list[torch.Tensor]:
     """Masks (1 keep, 0 drop; shaped as the weights) that drop the share `sparsity` of all weights by LAMP score."""
-    scores = [_lamp_scores(weight.detach()) for weight in weights]
-    flat = torch.cat([score.flatten() for score in scores])
+    squares = [weight.detach().square() for weight in weights]
+    # A score rises with the square, so sorted squares are enough, and sorting alone is far cheaper than a sort that
+    # also tells where each came from. Weights that are zero already come first and need no sorting.
+    ordered = [np.sort(square[square > 0].cpu().numpy()) for square in squares]
+    scores = [_lamp_scores(values) for values in ordered]
+    total, nonzero = sum(weight.numel() for weight in weights), sum(map(len, ordered))
     # The largest weight of each layer scores 1 and stays.
-    dropped = min(int(round(sparsity * flat.numel())), flat.numel() - len(weights))
-    if dropped == 0:
-        return [torch.ones_like(weight) for weight in weights]
-    threshold = flat.kthvalue(dropped).values
-    return [(score > threshold).to(weight.dtype) for score, weight in zip(scores, weights)]
+    droppable = sum(max(0, len(values) - 1) for values in ordered)
+    more = min(round(sparsity * total) - (total - nonzero), droppable)
+    if more <= 0:
+        return [(square > 0).to(weight.dtype) for square, weight in zip(squares, weights)]
+    threshold = np.partition(np.concatenate(scores), more - 1)[more - 1]
+    kept = [
+        _keep_largest(square, values, int(np.searchsorted(score, threshold, side="right")))
+        for square, values, score in zip(squares, ordered, scores)
+    ]
+    return [mask.to(weight.dtype) for mask, weight in zip(kept, weights)]
 
 
-def _lamp_scores(weight: torch.Tensor) -> torch.Tensor:
-    squares = weight.flatten().double().square()
-    ordered, order = squares.sort()
-    not_smaller = ordered.flip(0).cumsum(0).flip(0)
-    scores = torch.empty_like(squares)
-    scores[order] = ordered / not_smaller.clamp_min(torch.finfo(torch.float64).tiny)
-    return scores.reshape(weight.shape)
+def _keep_largest(square: torch.Tensor, ordered: np.ndarray, dropped: int) -> torch.Tensor:
+    """Mask of all but the zeros and the `dropped` smallest of the others, which `ordered` holds."""
+    limit = float(ordered[dropped - 1]) if dropped else 0.0
+    kept = square > limit
+    missing = len(ordered) - dropped - int(kept.sum())
+    if missing:  # Some of those that equal the last one dropped stay.
+        kept.view(-1)[(square == limit).flatten().nonzero()[:missing]] = True
+    return kept
+
+
+def _lamp_scores(ordered: np.ndarray) -> np.ndarray:
+    """Of squared weights in rising order, each over the sum of those not smaller; float64, in rising order."""
+    squares = ordered.astype(np.float64)
+    return squares / squares[::-1].cumsum()[::-1]
 
 
 def sparsity_of(network: nn.Module) -> float:
