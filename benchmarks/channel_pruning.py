@@ -24,8 +24,9 @@ from dlmo.runtimes.litert.interpreter import Runner
 from dlmo.strategy.plan import augmentation_for, class_weights_for, schedules
 from dlmo.study.cutting import latency_table
 from dlmo.study.recipe import parse
-from dlmo.study.stages import Workspace, build_network, load_network, make_artifact, scores
+from dlmo.study.stages import make_artifact, scores
 from dlmo.study.store import open_store
+from dlmo.study.workspace import Workspace, build_network, load_network
 from dlmo.techniques.channel_pruning import file_layers
 
 

@@ -39,8 +39,8 @@ from dlmo.strategy.plan import augmentation_for, schedules
 from dlmo.study.cluster import make_on
 from dlmo.study.graph import Task, make_here, tasks_of
 from dlmo.study.recipe import SETUPS, for_setup
-from dlmo.study.stages import Workspace
 from dlmo.study.store import Store, open_store
+from dlmo.study.workspace import Workspace
 
 FAMILIES = ("resnet8", "resnet20", "mobilenet_v2", "mobilenet_v3_small", "wide_resnet_16_1")
 WIDTHS = ("0.25", "0.5", "0.75", "1.25", "1.5")

@@ -31,8 +31,10 @@ from dlmo.runtimes.litert.interpreter import Runner
 from dlmo.strategy.plan import augmentation_for, class_weights_for, schedules
 from dlmo.study.conversion import calibration_images
 from dlmo.study.recipe import parse
-from dlmo.study.stages import Workspace, load_network, make_artifact, scores, train
+from dlmo.study.stages import make_artifact, scores
 from dlmo.study.store import open_store
+from dlmo.study.trainings import train
+from dlmo.study.workspace import Workspace, load_network
 from dlmo.techniques.fake_quantization import fold_batch_norm
 
 PEERS = {"onnxruntime": "ort.py", "openvino": "ov.py", "tensorflow": "tf.py"}

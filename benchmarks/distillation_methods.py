@@ -33,10 +33,10 @@ from dlmo.measure.accuracy import right_answers
 from dlmo.measure.statistics import paired_test
 from dlmo.report.progress import TerminalProgress
 from dlmo.strategy.plan import augmentation_for, class_weights_for, schedules
-from dlmo.study import stages
+from dlmo.study import stages, trainings
 from dlmo.study.recipe import Int8, Kd, Qat, parse
-from dlmo.study.stages import NetworkPlan, Trained, Workspace
 from dlmo.study.store import open_store
+from dlmo.study.workspace import NetworkPlan, Trained, Workspace, load_network
 from dlmo.training.device import best_device
 from dlmo.training.loop import predict
 from dlmo.training.schedule import Schedule
@@ -128,7 +128,7 @@ class Bench:
                 continue
             network, seeds = (self.teacher, range(1)) if method.name == "teacher" else (self.student, self.seeds)
             kd = self.kd(method.kd) if method.kd else None
-            trained = [stages.train(self.workspace, network, self.plan, seed, kd) for seed in seeds]
+            trained = [trainings.train(self.workspace, network, self.plan, seed, kd) for seed in seeds]
             published = method.published if self.literature else None
             rows.append(Row(method.name, str(kd or ""), tuple(map(self.right_in_float, trained)), published))
         return rows
@@ -138,16 +138,16 @@ class Bench:
         kd = self.kd(text)
         found: dict[str, list[np.ndarray]] = {"QAT without teacher": [], "QAT with teacher": [], "before QAT": []}
         for seed in self.seeds:
-            taught = stages.train(self.workspace, self.student, self.plan, seed, kd)
+            taught = trainings.train(self.workspace, self.student, self.plan, seed, kd)
             found["before QAT"].append(self.right_in_float(taught))
             for name, under in (("QAT without teacher", None), ("QAT with teacher", kd)):
-                quantized = stages.train_further(self.workspace, taught, Qat(), self.plan, seed, under)
+                quantized = trainings.train_further(self.workspace, taught, Qat(), self.plan, seed, under)
                 found[name].append(self.right_in_int8(quantized, seed))
         return [Row(name, str(kd), tuple(answers), None) for name, answers in found.items()]
 
     def right_in_float(self, trained: Trained) -> np.ndarray:
         device = best_device()
-        network = stages.load_network(self.workspace, trained).to(device.name)
+        network = load_network(self.workspace, trained).to(device.name)
         return right_answers(predict(network, self.images, device), self.images.labels)
 
     def right_in_int8(self, trained: Trained, seed: int) -> np.ndarray:

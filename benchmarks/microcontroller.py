@@ -22,8 +22,9 @@ from dlmo.runtimes.litert import interpreter as litert
 from dlmo.runtimes.tflm import interpreter as tflm
 from dlmo.strategy.plan import augmentation_for, class_weights_for, schedules
 from dlmo.study.recipe import parse
-from dlmo.study.stages import Workspace, make_artifact
+from dlmo.study.stages import make_artifact
 from dlmo.study.store import open_store
+from dlmo.study.workspace import Workspace
 
 NETWORKS = ("resnet20", "mobilenet_v1", "mobilenet_v2@0.5", "wide_resnet_16_1")
 

@@ -7,8 +7,8 @@ import pytest
 
 from dlmo.data import load
 from dlmo.progress import SilentProgress
-from dlmo.study.stages import Workspace
 from dlmo.study.store import Store
+from dlmo.study.workspace import Workspace
 from dlmo.training.schedule import Augmentation
 
 

@@ -34,7 +34,7 @@ def test_it_ends_with_a_front_and_another_budget_trains_nothing(small, shared_st
     assert first.search.stopped == "nothing new was proposed"
     assert {trial.epochs for trial in first.search.trials} == {1, 2}
     assert pareto_front(first.results, "size_bytes")
-    monkeypatch.setattr("dlmo.study.stages._train_into", None)
+    monkeypatch.setattr("dlmo.study.trainings._train_into", None)
     second = run(shared_store, service="low", max_drop=1.0)
     assert [result.recipe for result in second.results] == recipes
     assert second.choice.result.size_bytes <= 1.01 * min(result.size_bytes for result in second.results)

@@ -10,8 +10,10 @@ from dlmo.strategy import legality
 from dlmo.strategy.plan import schedules
 from dlmo.study import cutting
 from dlmo.study.recipe import Int8, parse
-from dlmo.study.stages import build_network, check_cutting, load_network, make_artifact, trainings_of
+from dlmo.study.stages import make_artifact, trainings_of
 from dlmo.study.store import Store
+from dlmo.study.trainings import check_cutting
+from dlmo.study.workspace import build_network, load_network
 from dlmo.techniques.channel_pruning import file_layers
 
 PLAN = schedules(64, 16, 2)

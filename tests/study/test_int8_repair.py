@@ -11,7 +11,9 @@ from dlmo.study import int8_repair
 from dlmo.study.conversion import float_content
 from dlmo.study.recipe import parse
 from dlmo.study.results import Repair
-from dlmo.study.stages import NetworkPlan, load_network, make_artifact, train
+from dlmo.study.stages import make_artifact
+from dlmo.study.trainings import train
+from dlmo.study.workspace import NetworkPlan, load_network
 from dlmo.training.schedule import Schedule
 
 ONE_EPOCH = Schedule(1, 32, 0.05, 0.1)

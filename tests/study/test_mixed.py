@@ -9,7 +9,8 @@ from dlmo.study import int8_repair, mixed
 from dlmo.study.int8_repair import Judge
 from dlmo.study.mixed import mixed_file
 from dlmo.study.recipe import Mixed, parse
-from dlmo.study.stages import NetworkPlan, make_artifact
+from dlmo.study.stages import make_artifact
+from dlmo.study.workspace import NetworkPlan
 from dlmo.training.schedule import Schedule
 
 ONE_EPOCH = Schedule(1, 32, 0.05, 0.1)

@@ -4,7 +4,9 @@ from dataclasses import replace
 
 from dlmo.strategy.plan import schedules
 from dlmo.study.recipe import parse
-from dlmo.study.stages import load_network, make_trained, train, trainings_of
+from dlmo.study.stages import make_trained, trainings_of
+from dlmo.study.trainings import train
+from dlmo.study.workspace import load_network
 
 PLAN = schedules(64, 16, 1)
 NAMED = "resnet8@0.25:medium"

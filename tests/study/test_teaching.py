@@ -11,11 +11,13 @@ from torch import nn
 from dlmo import networks
 from dlmo.errors import UserError
 from dlmo.strategy.plan import _Cost, _seconds, schedules
-from dlmo.study import stages
+from dlmo.study import trainings
 from dlmo.study.recipe import parse
-from dlmo.study.stages import Trained, check_teaching, load_network, train, train_further, trainings_of
+from dlmo.study.stages import trainings_of
 from dlmo.study.store import Store
 from dlmo.study.teaching import check_maps
+from dlmo.study.trainings import check_teaching, train, train_further
+from dlmo.study.workspace import Trained, load_network
 
 PLAN = schedules(64, 16, 2)
 STUDENT = "resnet8@0.25"
@@ -109,7 +111,7 @@ def test_every_scheme_runs_through_the_store(text, few):
 
 def test_a_peer_goes_on_as_the_teacher(few):
     student = run(few, "kd(resnet8, scheme=online)")
-    peer = stages._peer(student, "resnet8")
+    peer = trainings._peer(student, "resnet8")
     assert len(load_network(few, peer).state_dict())
     assert json.loads((peer.folder / "record.json").read_text())["network"] == "resnet8"
 
@@ -179,7 +181,7 @@ def test_a_teacher_in_a_pt2_file(few, exported):
             return self.network((x * 255 - 128) / 128)
 
     path = exported(TakesUnit())
-    teacher = stages._teacher_network(few, parse(f"{STUDENT} > kd({path})").kd)
+    teacher = trainings._teacher_network(few, parse(f"{STUDENT} > kd({path})").kd)
     x = (torch.from_numpy(few.dataset.validation.images[:8]).permute(0, 3, 1, 2).float() - 128) / 128
     assert torch.allclose(teacher(x), network(x), atol=1e-4), "its normalization was found"
     assert run(few, f"kd({path})").epochs == 2

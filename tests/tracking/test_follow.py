@@ -10,8 +10,8 @@ from dlmo import tracking
 from dlmo.errors import UserError
 from dlmo.strategy.plan import schedules
 from dlmo.study.recipe import parse
-from dlmo.study.stages import curve_so_far, train, train_further
 from dlmo.study.store import Store
+from dlmo.study.trainings import curve_so_far, train, train_further
 from dlmo.tracking import follow
 from dlmo.tracking.follow import Tracked
 from dlmo.tracking.work import work_of

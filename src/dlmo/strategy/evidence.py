@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from dlmo.strategy.budget import Budget, cost_excess, cost_shortfalls
 from dlmo.study.recipe import Recipe
 from dlmo.study.shape import untrained_file
-from dlmo.study.stages import Workspace
+from dlmo.study.workspace import Workspace
 
 # A trained file may differ from the untrained one by so much, and so may two measurements of one file.
 _SIZE_TOLERANCE, _RAM_TOLERANCE, _LATENCY_TOLERANCE = 1.03, 1.1, 1.25

@@ -38,8 +38,10 @@ from dlmo.study.graph import file_task
 from dlmo.study.recipe import Float32, Qat, Recipe, parse
 from dlmo.study.results import Choice, Result, Run
 from dlmo.study.run import Cluster, Outcome, comparer, make_recipes, run_recipes
-from dlmo.study.stages import Workspace, check_cutting, check_teaching, make_artifact, scores
+from dlmo.study.stages import make_artifact, scores
 from dlmo.study.store import open_store
+from dlmo.study.trainings import check_cutting, check_teaching
+from dlmo.study.workspace import Workspace
 from dlmo.tracking.follow import Tracked
 from dlmo.tracking.work import Work, work_of
 

@@ -15,8 +15,9 @@ from dlmo.atomic import write_atomically
 from dlmo.data.dataset import Dataset
 from dlmo.errors import UserError
 from dlmo.study.recipe import Kd, Prune, PruneChannels, Qat, Recipe, Step
-from dlmo.study.stages import Expected, NetworkPlan, Workspace, trainings_of
+from dlmo.study.stages import Expected, trainings_of
 from dlmo.study.store import key_of
+from dlmo.study.workspace import NetworkPlan, Workspace
 from dlmo.training.schedule import Augmentation, Schedule
 
 # Tried when the user names no network, in this order, as many as the time allows to train properly. The same for
@@ -440,7 +441,7 @@ def _seconds_per_epoch(workspace: Workspace, network: str, probe: _Probe, quanti
     """Time the training of an epoch by some of its steps."""
     import torch
 
-    from dlmo.study.stages import build_network
+    from dlmo.study.workspace import build_network
     from dlmo.techniques.fake_quantization import QuantizationAwareTraining
     from dlmo.techniques.technique import Technique
     from dlmo.training.device import best_device

@@ -27,8 +27,9 @@ from dlmo.strategy.space import Space
 from dlmo.strategy.waterfall import ladder
 from dlmo.study.recipe import Float32, Recipe, parse
 from dlmo.study.results import Search, Trial, pareto_front
-from dlmo.study.stages import Artifact, NetworkPlan, Workspace, make_artifact, scores
+from dlmo.study.stages import make_artifact, scores
 from dlmo.study.store import key_of
+from dlmo.study.workspace import Artifact, NetworkPlan, Workspace
 
 # Raise it when the proposals would be others.
 _VERSION = 3

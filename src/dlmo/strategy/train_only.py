@@ -10,7 +10,8 @@ from pathlib import Path
 from dlmo.progress import Progress, SilentProgress
 from dlmo.strategy.job import Job, Options, plan_job, prepare
 from dlmo.strategy.plan import remaining_trainings
-from dlmo.study.stages import make_trained, read_curve
+from dlmo.study.stages import make_trained
+from dlmo.study.workspace import read_curve
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from dlmo.measure.targets import Target
 from dlmo.progress import SilentProgress
 from dlmo.runtimes.litert.interpreter import quiet
 from dlmo.study.graph import Task
-from dlmo.study.stages import Workspace
 from dlmo.study.store import Store
+from dlmo.study.workspace import Workspace
 
 _RAY_CLIENT_PORT = 10001
 # The first answer must come within so many seconds.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from dlmo.measure.layer_latency import LatencyTable
-    from dlmo.study.stages import Workspace
+    from dlmo.study.workspace import Workspace
     from dlmo.techniques.channel_pruning import Limit, Target
 
 # Raise it when the stage's code changes what it would produce.

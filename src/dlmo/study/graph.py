@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from dlmo.study.recipe import Recipe
-from dlmo.study.stages import NetworkPlan, Workspace, make_scores, trainings_of
+from dlmo.study.stages import make_scores, trainings_of
+from dlmo.study.workspace import NetworkPlan, Workspace
 
 # Converting, quantizing and running a file; a training tells its own time.
 _SECONDS_PER_FILE = 5.0

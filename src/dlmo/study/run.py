@@ -13,7 +13,8 @@ from dlmo.measure.statistics import PairedTest, paired_test
 from dlmo.study.graph import Task, file_task, make_here, tasks_of
 from dlmo.study.recipe import Recipe
 from dlmo.study.results import Failure, Result
-from dlmo.study.stages import Artifact, NetworkPlan, Workspace, make_artifact, scores
+from dlmo.study.stages import make_artifact, scores
+from dlmo.study.workspace import Artifact, NetworkPlan, Workspace
 from dlmo.training.curve import Epoch
 
 # Makes tasks elsewhere; returns those that failed, and why.

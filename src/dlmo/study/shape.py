@@ -9,8 +9,8 @@ from pathlib import Path
 
 from dlmo.atomic import write_atomically
 from dlmo.study.recipe import Int8, Mixed, Prune, PruneChannels, Qat, Recipe, Step
-from dlmo.study.stages import Workspace, build_network
 from dlmo.study.store import key_of
+from dlmo.study.workspace import Workspace, build_network
 
 # Raise it when the code here, or that of the conversion, changes what a file takes.
 _VERSION = 2

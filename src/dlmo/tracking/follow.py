@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from dlmo.progress import Progress
-from dlmo.study.stages import curve_so_far
 from dlmo.study.store import Store
+from dlmo.study.trainings import curve_so_far
 from dlmo.tracking import FAILED, FINISHED, KILLED, Tracker
 from dlmo.tracking.work import Work
 

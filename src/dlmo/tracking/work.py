@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from dlmo.study.recipe import Recipe
-from dlmo.study.stages import NetworkPlan, Workspace, trainings_of
+from dlmo.study.stages import trainings_of
+from dlmo.study.workspace import NetworkPlan, Workspace
 from dlmo.training.curve import Epoch
 
 
