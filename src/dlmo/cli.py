@@ -190,7 +190,9 @@ def study(
     time: Time = None,
     epochs: Annotated[
         list[str] | None,
-        typer.Option(help="epochs from scratch, instead of --time; NETWORK=EPOCHS for one of them; may be repeated"),
+        typer.Option(
+            help="epochs from scratch, instead of --time; NETWORK=EPOCHS for one of them or a teacher; may be repeated"
+        ),
     ] = None,
     input_size: InputSize = None,
     group_by: GroupBy = None,

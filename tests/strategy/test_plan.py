@@ -16,7 +16,8 @@ from dlmo.strategy.plan import (
     make_plan,
     schedules,
 )
-from dlmo.study.recipe import Prune, Qat, for_setup
+from dlmo.study.recipe import Prune, Qat, for_setup, parse
+from dlmo.study.stages import trainings_of
 
 COST = _Cost(train=1.0, qat=2.0, trainings=((None, None), (Prune(), None), (Qat(), None)), files=8, per_file=1.0)
 
@@ -125,9 +126,22 @@ def test_networks_may_have_other_epochs(workspace):
         plan(epochs_of={"resnet56": 3}, all_networks=True)
 
 
+def test_a_teacher_may_have_its_own_epochs_and_is_the_network_trained_as_long(workspace):
+    recipes = {"resnet8@0.5": [parse("resnet8@0.5 > kd(resnet8) > float32")]}
+    made = make_plan(workspace, list(recipes), recipes, None, 8, epochs_of={"resnet8": 3}, all_networks=True)
+    teacher, student = trainings_of(workspace, recipes["resnet8@0.5"][0], made.networks["resnet8@0.5"], 0)
+    alone = {"resnet8": [for_setup("resnet8", "NQ")]}
+    as_long = make_plan(workspace, ["resnet8"], alone, None, 3, all_networks=True).networks["resnet8"]
+    assert teacher.key == trainings_of(workspace, alone["resnet8"][0], as_long, 0)[0].key
+    assert list(made.networks) == ["resnet8@0.5"] and made.networks["resnet8@0.5"].train.epochs == 8
+    other = make_plan(workspace, list(recipes), recipes, None, 8, epochs_of={"resnet8": 4}, all_networks=True)
+    keys = [entry.key for entry in trainings_of(workspace, recipes["resnet8@0.5"][0], other.networks["resnet8@0.5"], 0)]
+    assert teacher.key != keys[0] and student.key != keys[1]
+
+
 def test_the_same_question_gets_the_same_plan_without_timing_again(workspace, monkeypatch):
     recipes = {"resnet8@0.5": [for_setup("resnet8@0.5", "NQ")]}
-    arguments = (workspace, ["resnet8@0.5"], recipes, 60.0, None)
+    arguments = (workspace, ["resnet8@0.5"], recipes, 600.0, None)
     first = make_plan(*arguments, all_networks=True)
     monkeypatch.setattr(planning._Cost, "probe", None)
     assert make_plan(*arguments, all_networks=True) == first

@@ -155,12 +155,13 @@ def make_plan(
 ) -> Plan:
     """Fit schedules to the time, or take `epochs` as given, and `epochs_of` for networks that shall have others.
 
-    networks: candidates, best first. recipes: what will be run per network. all_networks: the user named them,
-    so none may be dropped. The plan is kept in the store: the same question gets the same answer, whatever the
-    machine does at that moment, and nothing is trained anew.
+    networks: candidates, best first. recipes: what will be run per network. epochs_of may also name their teachers.
+    all_networks: the user named them, so none may be dropped. The plan is kept in the store: the same question gets the
+    same answer, whatever the machine does at that moment, and nothing is trained anew.
     """
+    teachers = _teachers([recipe for network in networks for recipe in recipes[network]])
     for network, value in epochs_of.items():
-        if network not in networks:
+        if network not in (*networks, *teachers):
             raise UserError(f"--epochs {network}={value:g}: {network} is not studied here; {', '.join(networks)} are")
     images = len(workspace.dataset.train)
     asked = {
@@ -191,7 +192,8 @@ def make_plan(
             epoch = {name: _seconds_per_epoch(workspace, name, probe) for name in timed}
             plain = dict.fromkeys(networks, 0.0) | epoch
             costs = {name: _Cost.probe(workspace, name, recipes[name], plain, probe) for name in networks}
-        counts = _fit(costs, images, plan_of, seconds, epochs, all_networks, seeds) | dict(epochs_of)
+        counts = _fit(costs, images, plan_of, seconds, epochs, all_networks, seeds)
+        counts |= {network: value for network, value in epochs_of.items() if network in networks}
         document = {
             "epochs": counts,
             "epoch_seconds": plain,
@@ -206,6 +208,7 @@ def make_plan(
     plans = {
         network: replace(
             plan_of(count),
+            teacher_trains={name: plan_of(epochs_of[name]).train for name in teachers if name in epochs_of},
             epoch_seconds=document["epoch_seconds"][network],
             qat_epoch_seconds=document["qat_epoch_seconds"][network],
             teacher_seconds=document["epoch_seconds"],

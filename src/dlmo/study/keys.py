@@ -59,7 +59,7 @@ def _kd_inputs(workspace: Workspace, kd: Kd | None, network: str, plan: NetworkP
     teacher = teacher_training(kd, network, seed)
     if teacher is not None:
         name, own_seed, taught = teacher
-        teacher_key = train_key(workspace, name, plan, own_seed, taught)
+        teacher_key = train_key(workspace, name, plan.of_teacher(name), own_seed, taught)
     else:
         teacher_key = TeacherFile(kd.teacher).digest if kd.from_file else kd.teacher
     views = kd.views_in(plan.train.epochs)

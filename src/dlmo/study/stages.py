@@ -77,9 +77,10 @@ def trainings_of(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed: 
         taught = kd
         while taught is not None and (teacher := teacher_training(taught, network, seed)) is not None:
             name, own_seed, taught = teacher
-            seconds = plan.seconds_of(None, taught) if name == network else plan.teacher_training_seconds(name)
-            key = train_key(workspace, name, plan, own_seed, taught)
-            trained = partial(train, network=name, plan=plan, seed=own_seed, kd=taught)
+            its_plan = plan.of_teacher(name)
+            seconds = its_plan.seconds_of(None, taught)
+            key = train_key(workspace, name, its_plan, own_seed, taught)
+            trained = partial(train, network=name, plan=its_plan, seed=own_seed, kd=taught)
             found.insert(0, Expected("train", key, seconds, _name(name, taught), own_seed, trained))
         key = train_key(workspace, network, plan, seed, kd)
         seconds = plan.seconds_of(None, kd)

@@ -258,7 +258,7 @@ def _teacher(
     if training is None:
         return None
     name, own_seed, taught = training
-    return train(workspace, name, plan, own_seed, taught)
+    return train(workspace, name, plan.of_teacher(name), own_seed, taught)
 
 
 def _teaching(

@@ -28,6 +28,7 @@ _GOLDEN_IMAGES = 32
 class NetworkPlan:
     """How one network is trained: from scratch, while it is pruned, quantization-aware, and while channels are cut.
 
+    teacher_trains: schedules from scratch of teachers that have their own; others are trained as the network is.
     epoch_seconds, qat_epoch_seconds: what an epoch at full image size should take, for the time left that is shown;
     teacher_seconds: the same of plain training of each teacher.
     """
@@ -36,6 +37,7 @@ class NetworkPlan:
     prune: Schedule
     qat: Schedule
     cut: Schedule
+    teacher_trains: Mapping[str, Schedule] = field(default_factory=dict)
     epoch_seconds: float = 0.0
     qat_epoch_seconds: float = 0.0
     teacher_seconds: Mapping[str, float] = field(default_factory=dict)
@@ -65,9 +67,10 @@ class NetworkPlan:
         answered = schedule.passes * resized if views is None else min(views, schedule.epochs) * (step is None)
         return seconds + teacher / 3 * answered
 
-    def teacher_training_seconds(self, teacher: str) -> float:
-        """What training a teacher from scratch should take."""
-        return replace(self, epoch_seconds=self.teacher_seconds.get(teacher, self.epoch_seconds)).seconds_of(None)
+    def of_teacher(self, teacher: str) -> "NetworkPlan":
+        """How a teacher is trained from scratch."""
+        seconds = self.teacher_seconds.get(teacher, self.epoch_seconds)
+        return replace(self, train=self.teacher_trains.get(teacher, self.train), epoch_seconds=seconds)
 
 
 @dataclass(frozen=True)
