@@ -55,7 +55,7 @@ COLUMNS = (
     ("p90 ms", "latency of one image, 90 % are faster"),
     ("RAM KB", "memory to run it; see below how it was got"),
     ("delegated", "share of the graph's nodes run by the accelerated kernels, in how many parts"),
-    ("float operators", "computing operators of an int8 file that stayed in float"),
+    ("float ops", "computing operators of an int8 file that stayed in float"),
     ("zeros", "share of zeros among the prunable weights"),
     ("parameters", ""),
     ("MACs", "multiply-adds per image"),

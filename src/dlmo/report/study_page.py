@@ -218,5 +218,7 @@ def _with_colours(spec: dict) -> dict:
     css = resources.files("dlmo.report").joinpath("page.css").read_text("utf-8")
     light = dict(re.findall(r"(--[a-z-]+): (#[0-9a-f]+);", css[: css.index("@media")]))
     text = re.sub(r"var\((--[a-z-]+)\)", lambda match: light[match[1]], json.dumps(spec))
-    drawn = json.loads(text.replace('"legend": null', '"legend": {}'))
-    return drawn | {"width": 460, "height": 320, "background": "#ffffff"}
+    drawn = json.loads(text.replace('"legend": null', '"legend": {"labelLimit": 0}'))
+    # Browsers draw letters wider than the renderer measures them: room for the legend's longest line.
+    padding = {"left": 5, "top": 5, "right": 40, "bottom": 5}
+    return drawn | {"width": 640, "height": 340, "padding": padding, "background": "#ffffff"}
