@@ -146,6 +146,52 @@ def test_what_breaks_a_limit_by_its_shape_is_refused_untrained(fresh, trained, m
     assert refused[0].refused == "90,000 bytes (allowed 10,000)" and refused[0].size_bytes == 90_000
 
 
+def test_other_limits_are_another_question_to_the_same_trials(fresh, trained, monkeypatch):
+    def gather(workspace, recipes, threads):
+        return [Evidence(r, 9_000 if "0.25" in r.network else 90_000, None, 0.1, 5_000) for r in recipes]
+
+    monkeypatch.setattr(searching.evidence, "gather", gather)
+    tight = terms(fresh, budget=make_budget("low", max_size="10KB"), limited=True)
+    first = search(fresh, SPACE, tight)
+    wide = search(fresh, SPACE, replace(tight, budget=make_budget("low", max_size="1MB")))
+    assert not any(trial.refused for trial in wide.search.trials)
+    was_refused = {trial.recipe for trial in first.search.trials if trial.refused}
+    assert was_refused & {recipe for recipe, _ in trained}
+    before = len(trained)
+    again = search(fresh, SPACE, replace(tight, budget=make_budget("low", max_size="1MB")))
+    assert again.search.stopped.endswith("in an earlier run") and len(trained) == before
+
+
+def test_limits_after_a_search_without_any_still_find_what_keeps_them(fresh, trained, monkeypatch):
+    monkeypatch.setattr(searching.evidence, "gather", lambda workspace, recipes, threads: [
+        Evidence(r, 4_000 if "0.25" in r.network else 9_000, None, 0.1, 5_000) for r in recipes
+    ])  # fmt: skip
+    search(fresh, SPACE, terms(fresh))
+    limited = terms(fresh, budget=make_budget("low", max_size="4500"), limited=True)
+    found = search(fresh, SPACE, limited)
+    long = [trial for trial in found.search.trials if trial.epochs == 4 and trial.size_bytes <= 4_500]
+    assert long and {trial.recipe for trial in long} & set(map(str, found.recipes))
+
+
+def test_a_recipe_that_breaks_ends_no_search(fresh, monkeypatch):
+    monkeypatch.setattr(searching, "_MOST_REPEATS", 2)
+
+    def broken(workspace, recipe, plan, seed):
+        raise RuntimeError("the converter gave up\nlong trace")
+
+    monkeypatch.setattr(searching, "make_artifact", broken)
+    found = search(fresh, SPACE, terms(fresh))
+    assert found.search.trials and not found.recipes
+    assert {trial.refused for trial in found.search.trials} == {"RuntimeError: the converter gave up"}
+
+    def full(workspace, recipe, plan, seed):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(searching, "make_artifact", full)
+    with pytest.raises(OSError, match="No space left"):
+        search(replace(fresh, store=Store(fresh.store.root / "other")), SPACE, terms(fresh))
+
+
 def test_what_the_time_left_does_not_allow_is_not_begun(fresh, trained):
     slow = terms(fresh, epoch_seconds={"resnet8@0.5": 1e5}, deadline=time.monotonic() + 60)
     found = search(fresh, SPACE, slow)

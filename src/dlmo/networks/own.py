@@ -191,10 +191,11 @@ def _channels(network: "nn.Module") -> int | None:
 
 
 def fingerprint(network: "nn.Module", identity: str) -> str:
-    """Hex digest of a network's weights and of whatever else makes it what it is."""
+    """Hex digest of a network's weights, its layers (strides too), the code between them, and `identity`."""
     import torch
 
-    digest = hashlib.blake2b(identity.encode(), digest_size=16)
+    code = [part.code for part in network.modules() if isinstance(part, torch.fx.GraphModule)]
+    digest = hashlib.blake2b("\n".join([identity, repr(network), *code]).encode(), digest_size=16)
     for name, tensor in itertools.chain(network.named_parameters(), network.named_buffers()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy())

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 
-from dlmo.errors import UserError
+from dlmo.errors import UserError, one_line
 from dlmo.measure.accuracy import accuracy
 from dlmo.networks import plain_name
 from dlmo.networks.own import is_own
@@ -31,8 +31,8 @@ from dlmo.study.stages import make_artifact, scores
 from dlmo.study.store import key_of
 from dlmo.study.workspace import Artifact, NetworkPlan, Workspace
 
-# Raise it when the proposals would be others.
-_VERSION = 3
+# Raise it when the proposals, or what is noted of them, would be others.
+_VERSION = 4
 # Of so many short trainings one is followed by a long one.
 _SHORT_PER_LONG = 3
 # Drawn at random before the sampler has something to go by.
@@ -96,12 +96,17 @@ class _Searcher:
         self._tiers = [_with_limits(tier, terms.budget) for tier in SERVICES.values()]
 
     def run(self) -> Found:
+        budget, limits = self._terms.budget, None
+        if self._terms.limited:
+            limits = [budget.max_size, budget.max_latency_ms, budget.max_ram]
         ended = self._notes.get("ended")
-        if ended is not None and ended["seconds"] >= self._terms.seconds:
+        # Under other limits other recipes are promising, and others refused.
+        if ended is not None and ended["seconds"] >= self._terms.seconds and ended["limits"] == limits:
             stopped = f"{ended['reason']}, in an earlier run"
         else:
+            self._ask_again()
             stopped = self._go_on()
-            self._note("ended", {"seconds": self._terms.seconds, "reason": stopped})
+            self._note("ended", {"seconds": self._terms.seconds, "limits": limits, "reason": stopped})
         finalists = self._finalists()
         recipes = {str(rung): rung for recipe in finalists for rung in self._rungs(recipe)}
         plans = {recipe.network: self._plan(recipe, self._terms.long) for recipe in recipes.values()}
@@ -109,6 +114,20 @@ class _Searcher:
         overhead = max(0.0, 1 - self._worked / seconds) if self._worked else 0.0
         trials = (*self._looked_at(), *self._promoted().values())
         return Found(Search(trials, stopped, seconds, overhead), list(recipes.values()), plans)
+
+    def _ask_again(self) -> None:
+        """Propose anew what other limits than these refused by its shape."""
+        stale = {trial.recipe for trial in self._noted("trial ") if self._refused_by_others(trial)}
+        for trial in self._study.get_trials(deepcopy=False):
+            if trial.user_attrs.get("recipe") in stale:
+                stale.discard(trial.user_attrs["recipe"])
+                self._study.enqueue_trial(trial.params, skip_if_exists=False)
+
+    def _refused_by_others(self, trial: Trial) -> bool:
+        """Whether a recipe's shape, whose costs are known, breaks the limits of another search but none of this."""
+        if not trial.refused or trial.size_bytes is None:
+            return False
+        return not self._terms.limited or evidence.refusal(trial, self._terms.budget) is None
 
     def _go_on(self) -> str:
         """Search; returns why it stopped."""
@@ -201,8 +220,10 @@ class _Searcher:
                     [content], self._terms.threads, SilentProgress(), self._workspace.golden
                 )
                 right = self._validation(content)
-        except UserError as error:
-            return self._trial(recipe, epochs, begun, refused=str(error))
+        except OSError:  # a full disk, not the recipe's fault
+            raise
+        except Exception as error:  # one recipe that does not work, whatever the reason, ends no search
+            return self._trial(recipe, epochs, begun, refused=one_line(error))
         if recipe.kd is None and artifact.trained.epochs:  # the seconds of others hold their teacher's
             self._learn_pace(recipe.network, artifact.trained.seconds / artifact.trained.epochs)
         return self._trial(
@@ -225,13 +246,21 @@ class _Searcher:
         """Train a recipe long, and the recipes that lead to it step by step."""
         found = self._trained(recipe, self._terms.long)
         if not found.refused:
-            with self._working():
-                for rung in self._rungs(recipe):
-                    right = self._validation(self._make(rung, self._terms.long).content())
-                    if rung.steps == (Float32(),):
-                        self._note(f"plain {self._terms.long} {rung.network}", right)
+            try:
+                with self._working():
+                    self._make_rungs(recipe)
+            except OSError:
+                raise
+            except Exception as error:
+                found = replace(found, refused=one_line(error))
         self._note(f"long {self._terms.long} {found.recipe}", asdict(found))
         self._workspace.progress.note(f"search: {_words(found)}")
+
+    def _make_rungs(self, recipe: Recipe) -> None:
+        for rung in self._rungs(recipe):
+            right = self._validation(self._make(rung, self._terms.long).content())
+            if rung.steps == (Float32(),):
+                self._note(f"plain {self._terms.long} {rung.network}", right)
 
     def _make(self, recipe: Recipe, epochs: int) -> Artifact:
         return make_artifact(self._workspace, recipe, self._plan(recipe, epochs), self._terms.seed)
@@ -246,7 +275,7 @@ class _Searcher:
         return [rung for _, rung in ladder(recipe) if legality.refusal(rung, target) is None]
 
     def _looked_at(self) -> list[Trial]:
-        return self._noted("trial ")
+        return [trial for trial in self._noted("trial ") if not self._refused_by_others(trial)]
 
     def _promoted(self) -> dict[str, Trial]:
         """The recipes that were trained long."""
