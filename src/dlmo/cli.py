@@ -334,11 +334,16 @@ def package(
     artifact: Annotated[
         str | None, typer.Option(help="name of a file in the run's artifacts/, for another than the chosen one")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Write what is needed to ship a model: with runner, C array, golden images and self-test."""
     from dlmo.package.make import make_package as work
 
-    print(work(run, out, artifact))
+    written = work(run, out, artifact)
+    if as_json:
+        _print_json({"package": str(written)})
+    else:
+        print(written)
 
 
 @app.command()
@@ -418,7 +423,8 @@ def predict(
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="a folder that `dlmo optimize --out` wrote")], as_json: Json = False
+    run: Annotated[Path, typer.Argument(help="a folder that `dlmo optimize`, `study` or `compress` wrote")],
+    as_json: Json = False,
 ) -> None:
     """Print a run's results again, and where its page lies."""
     from dlmo.errors import UserError
@@ -426,15 +432,19 @@ def report(
     try:
         document = json.loads((run / "results.json").read_text())
     except (OSError, ValueError):
-        raise UserError(f"{run} holds no results.json; name a folder that `dlmo optimize --out` wrote") from None
-    from dlmo.report.document import run_of
-    from dlmo.report.terminal import print_run
+        raise UserError(f"{run} holds no results.json; name a folder that a job wrote with --out") from None
+    from dlmo.report.document import findings_of, run_of
+    from dlmo.report.terminal import print_findings, print_run
 
-    found = run_of(document)
+    compared = isinstance(document, dict) and "runs" in document  # `dlmo study paper`
+    runs = [run_of(entry) for entry in (document["runs"].values() if compared else [document])]
     if as_json:
         _print_json(document)
         return
-    print_run(found, _console())
+    for found in runs:
+        print_run(found, _console())
+    if compared:
+        print_findings(findings_of(document), _console())
     print(f"\npage: {run / 'report.html'}")
 
 
@@ -546,7 +556,8 @@ def _print_run(run, out: Path | None, as_json: bool) -> None:
 
     print_run(run, _console())
     if out is not None:
-        print(f"\nmodel: {out / 'model.tflite'}\nreport: {out / 'report.html'}")
+        print(f"\nmodel: {out / 'model.tflite'}" if run.results else "\nno model was made")
+        print(f"report: {out / 'report.html'}")
 
 
 def _exit_if_some_failed(*runs) -> None:

@@ -44,8 +44,12 @@ def test_the_smallest_networks_stand_for_all(workspace):
 @pytest.mark.parametrize("limit", [{"max_size": "1KB"}, {"max_latency": "1us"}, {"max_ram": "1KB"}])
 def test_an_impossible_budget_is_refused_without_training(limit, shared_store, tmp_path):
     options = Options(epochs=1, store=shared_store, out=tmp_path / "out")
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "model.tflite").write_bytes(b"of an earlier run")
+    (tmp_path / "out" / "c").mkdir(parents=True)
+    earlier = [
+        tmp_path / "out" / name for name in ("model.tflite", "c/model_data.cc", "model_card.md", "manifest.json")
+    ]
+    for path in earlier:
+        path.write_text('{"dlmo": "0.1.0"}')
     trained = set(shared_store.glob("train/*"))
     with pytest.raises(BudgetError, match="allowed") as caught:
         optimize("digits", network=["resnet8@0.25"], options=options, **limit)
@@ -54,4 +58,4 @@ def test_an_impossible_budget_is_refused_without_training(limit, shared_store, t
     assert "nothing was trained" in run.notes[-1]
     assert set(shared_store.glob("train/*")) == trained
     assert "allowed" in (tmp_path / "out" / "report.html").read_text()
-    assert not (tmp_path / "out" / "model.tflite").exists()
+    assert not any(path.exists() for path in earlier), "no file speaks for another run"

@@ -1,7 +1,9 @@
 """The study's grids, with the digits in the place of CIFAR-10."""
 
 import pytest
+from typer.testing import CliRunner
 
+from dlmo.cli import app
 from dlmo.data import cifar
 from dlmo.errors import UserError
 from dlmo.strategy import paper
@@ -31,6 +33,9 @@ def test_distillation_stands_beside_plain_training_with_as_many_updates(on_digit
     assert "distillation, measured again" in text and "dlmo study paper-kd" in text
     assert "| mobilenet_v3_small | cifar10 |" in text and "60.5" in text
     assert "cifar10, mobilenet_v3_small, KD, seed 0: 1 epochs" in text
+    told = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert told.exit_code == 0, told.output
+    assert "v3 collapses with a teacher" in told.output and "KD+F16" in told.output
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from ai_edge_litert import schema_py_generated as schema
 from dlmo.package.run import TOLERANCE
 from dlmo.runtimes.litert import flatbuffer
 
+C_FILES = ("labels.h", "model_data.h", "model_data.cc", "golden_data.h", "golden_data.cc", "main.cc")
 # What image classifiers are made of and TensorFlow Lite Micro has a kernel for.
 OPERATORS = frozenset({
     "ABS", "ADD", "ADD_N", "ARG_MAX", "AVERAGE_POOL_2D", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "DEQUANTIZE",
@@ -82,8 +83,7 @@ def c_files(
         "outputs": ",\n".join(f"{{\n{_numbers(row)}}}" for row in outputs),
     }
     folder = resources.files("dlmo.package") / "templates"
-    names = ("model_data.h", "model_data.cc", "labels.h", "golden_data.h", "golden_data.cc", "main.cc")
-    return {name: Template((folder / name).read_text()).substitute(fields).encode() for name in names}
+    return {name: Template((folder / name).read_text()).substitute(fields).encode() for name in C_FILES}
 
 
 def estimated_arena(content: bytes) -> int:

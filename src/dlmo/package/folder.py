@@ -13,12 +13,13 @@ from PIL import Image
 from dlmo.atomic import write_atomically
 from dlmo.data.dataset import Dataset
 from dlmo.errors import UserError
-from dlmo.package.parts import package_parts, write_parts
+from dlmo.package.parts import MANIFEST, package_parts, remove_package, write_parts
 from dlmo.study.results import Mistake, Run
 from dlmo.study.run import Outcome
 
 _GOLDEN_IMAGES = 8
 _SHOWN_MISTAKES = 12
+_ARTIFACTS = "artifacts"
 
 
 def check_writable(out: Path) -> None:
@@ -35,6 +36,31 @@ def check_writable(out: Path) -> None:
         raise UserError(f"--out {out}: cannot write in {existing} ({reason}); name another folder") from None
 
 
+def check_free(out: Path) -> None:
+    """Raise UserError where `out` holds what dlmo did not write: a run replaces files there."""
+    if not out.is_dir() or _is_run(out):
+        return
+    others = [entry for entry in out.iterdir() if entry.name != _ARTIFACTS or any(entry.iterdir())]
+    if others:
+        raise UserError(
+            f"--out {out} holds files that are not dlmo's, such as {others[0].name}; name a new folder, an empty one "
+            "or that of an earlier run"
+        )
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether dlmo wrote this folder, or was interrupted when it did."""
+    if (folder / _ARTIFACTS / "preprocessing.json").exists():
+        return True
+    for name, entry in (("results.json", "results"), (MANIFEST, "dlmo")):
+        try:
+            if entry in json.loads((folder / name).read_bytes()):
+                return True
+        except (OSError, ValueError, TypeError):
+            continue
+    return False
+
+
 def write_run(
     out: Path, run: Run, best: Outcome | None, outcomes: Sequence[Outcome], dataset: Dataset, group_by: str | None
 ) -> None:
@@ -44,13 +70,14 @@ def write_run(
 
     Files are written whole one by one, `results.json` last.
 
-    Artifacts and results of an earlier run in the same folder are removed first: no file speaks for another run.
+    Files of an earlier run in the same folder are removed first: no file speaks for another run.
     Raises UserError when the folder cannot be written.
     """
     try:
         _write_all(out, run, best, outcomes, dataset, group_by)
     except OSError as error:
-        raise UserError(f"--out {out}: {error.strerror} ({error.filename}); the work is kept, run it again") from None
+        where = f" ({error.filename})" if error.filename else ""
+        raise UserError(f"--out {out}: {error.strerror}{where}; the work is kept, run it again") from None
 
 
 def _write_all(
@@ -58,21 +85,22 @@ def _write_all(
 ) -> None:
     from dlmo.report.model_card import model_card
 
-    artifacts = out / "artifacts"
+    artifacts = out / _ARTIFACTS
     artifacts.mkdir(parents=True, exist_ok=True)
     (out / "results.json").unlink(missing_ok=True)
     for old in artifacts.glob("*.tflite"):
         old.unlink()
+    # First what `check_free` knows the folder by. The files in `artifacts` differ in their tensors' types, which each
+    # file tells itself.
+    document = preprocessing_document(dataset, group_by)
+    _write_text(artifacts / "preprocessing.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    _write_text(artifacts / "labels.txt", "".join(f"{name}\n" for name in dataset.classes))
+    remove_package(out)
     if best is None:
-        (out / "model.tflite").unlink(missing_ok=True)
         _write_reports(out, run)
         return
     for outcome in outcomes:
         write_atomically(artifacts / outcome.result.artifact, outcome.content)
-    # The files in `artifacts` differ in their tensors' types, which each file tells itself.
-    document = preprocessing_document(dataset, group_by)
-    _write_text(artifacts / "labels.txt", "".join(f"{name}\n" for name in dataset.classes))
-    _write_text(artifacts / "preprocessing.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     golden = dataset.test.spread(_GOLDEN_IMAGES).images
     arena = best.result.arena_bytes
     write_parts(out, package_parts(best.content, list(dataset.classes), document, golden, model_card(run), arena))

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import shutil
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -12,7 +11,7 @@ import numpy as np
 
 from dlmo import __version__
 from dlmo.atomic import write_atomically
-from dlmo.package.c_example import c_files, obstacle
+from dlmo.package.c_example import C_FILES, c_files, obstacle
 from dlmo.package.run import Model
 from dlmo.runtimes.litert import flatbuffer
 from dlmo.runtimes.litert.interpreter import Runner, quiet
@@ -26,6 +25,18 @@ _RUNNER = {
     "preprocessing.py": "dlmo.data",
     "agreement.py": "dlmo.measure",
 }
+_GOLDEN = ("images", "inputs", "outputs")
+# Every file that a package may hold beside its manifest.
+FILES = (
+    "model.tflite",
+    "labels.txt",
+    "preprocessing.json",
+    "model_card.md",
+    "README.md",
+    *_RUNNER,
+    *(f"golden/{name}.npy" for name in _GOLDEN),
+    *(f"c/{name}" for name in C_FILES),
+)
 _C_ROW = "| `c/` | the model as a C array, with an example for TensorFlow Lite Micro |"
 _C_TEXT = """\
 `c/` holds the model and two golden inputs as arrays, the class names, and `main.cc`, which replays the golden inputs
@@ -61,7 +72,7 @@ def package_parts(
         "README.md": _readme(reason),
     } | {name: shipped_source(module, name) for name, module in _RUNNER.items()}
     parts = {"model.tflite": content} | {name: text.encode() for name, text in texts.items()}
-    for name, array in (("images", golden_images), ("inputs", inputs), ("outputs", outputs)):
+    for name, array in zip(_GOLDEN, (golden_images, inputs, outputs)):
         parts[f"golden/{name}.npy"] = _npy(array)
     parts |= {f"c/{name}": source for name, source in sources.items()}
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(parts.items())}
@@ -70,13 +81,21 @@ def package_parts(
 
 
 def write_parts(folder: Path, parts: dict[str, bytes]) -> None:
-    """Write a package into a folder. The manifest goes first from an older package and comes last, so that what an
-    interrupted write leaves is no package."""
-    (folder / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(folder / "c", ignore_errors=True)
+    """Write a package into a folder, in place of an older one. The manifest comes last, so that what an interrupted
+    write leaves is no package."""
+    remove_package(folder)
     for name, data in parts.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / name, data)
+
+
+def remove_package(folder: Path) -> None:
+    """Remove what `write_parts` writes, the manifest first; whatever else lies there stays."""
+    for name in (MANIFEST, *FILES):
+        (folder / name).unlink(missing_ok=True)
+    for name in ("c", "golden"):
+        if (folder / name).is_dir() and not any((folder / name).iterdir()):
+            (folder / name).rmdir()
 
 
 def tensor_documents(content: bytes) -> dict:

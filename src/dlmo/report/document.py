@@ -1,10 +1,14 @@
 """From results.json back to a run, to print it again."""
 
 from dataclasses import fields
+from typing import TYPE_CHECKING
 
 from dlmo.errors import UserError
 from dlmo.measure.targets import Measured
 from dlmo.study.results import Choice, Failure, Result, Run, Rung, Search, StepWorth, Trial
+
+if TYPE_CHECKING:
+    from dlmo.strategy.findings import Finding
 
 
 def run_of(document: dict) -> Run:
@@ -31,6 +35,15 @@ def run_of(document: dict) -> Run:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"results.json was not written by this version of dlmo ({error}); run dlmo again") from None
+
+
+def findings_of(document: dict) -> "tuple[Finding, ...]":
+    """The findings that the results.json of a paper's grid tells of."""
+    from dlmo.strategy.findings import Case, Finding
+
+    return tuple(
+        Finding(entry["claim"], tuple(Case(**case) for case in entry["cases"])) for entry in document["findings"]
+    )
 
 
 def _choice(entry: dict) -> Choice:

@@ -157,9 +157,10 @@ def prepare(source: str | Path, job: Job, options: Options, progress: Progress, 
     seconds = None if allowed is None else parse_duration("--time", allowed)
     _check(options, job.recipes_for(0))
     if measuring and options.folder is not None:
-        from dlmo.package.folder import check_writable
+        from dlmo.package.folder import check_free, check_writable
 
         check_writable(options.folder)
+        check_free(options.folder)
     trackers = tracking.find(options.track)
     store = open_store(options.store)
     own = job.own
