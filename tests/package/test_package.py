@@ -15,6 +15,7 @@ from dlmo.errors import UserError
 from dlmo.package import opened
 from dlmo.package.make import make_package
 from dlmo.package.opened import open_package
+from dlmo.package.parts import FILES
 from dlmo.package.predict import Unreadable, predict, predictions
 from dlmo.package.verify import verify
 
@@ -62,6 +63,7 @@ def test_a_package_holds_its_parts_and_nothing_else(int8_package, small_run):
     assert names(int8_package) == PLAIN_PARTS | C_PARTS
     assert (int8_package / "model.tflite").read_bytes() == (small_run / "artifacts" / INT8).read_bytes()
     manifest = json.loads((int8_package / "manifest.json").read_text())["files"]
+    assert set(manifest) == set(FILES), "what `remove_package` removes"
     assert set(manifest) == (PLAIN_PARTS | C_PARTS) - {"manifest.json"}
     for name, expected in manifest.items():
         assert digest(int8_package / name) == expected
@@ -265,6 +267,18 @@ def test_many_processes_answer_as_one_in_order(int8_package, digit_files, tmp_pa
     assert one == three
     assert [entry.image for entry in one] == list(map(str, files))
     assert sum(isinstance(entry, Unreadable) for entry in one) == 1
+
+
+def test_a_script_that_has_torch_and_no_main_guard_predicts_too(int8_package, digit_files, tmp_path):
+    assert len(digit_files) > 64, "few files need no helpers"
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys, torch, dlmo\n"
+        "print('begun')\n"
+        "print(len(dlmo.predict(sys.argv[1], sys.argv[2:])))\n"
+    )  # fmt: skip
+    done = subprocess.run([sys.executable, script, int8_package, *digit_files], capture_output=True, text=True)
+    assert done.stdout.split() == ["begun", str(len(digit_files))], done.stderr
 
 
 def test_the_command_names_bad_files_and_goes_on(int8_package, digit_files, tmp_path):

@@ -4,10 +4,11 @@ import multiprocessing
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from queue import SimpleQueue
 
 from dlmo.data.decode import available_cpus
 from dlmo.data.image import ImageError
@@ -18,6 +19,7 @@ from dlmo.runtimes.litert.interpreter import quiet
 
 _FEW = 64  # files up to which other processes would cost more than they save
 _CHUNK = 16  # files per task
+_Parts = tuple[bytes, list[str], dict]  # of a Model
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def predictions(
 ) -> Iterator[Prediction | Unreadable]:
     """One answer after the other, in the order of the files; a folder stands for the images in it, by name.
 
-    workers: processes, by default one per CPU that this process may use.
+    workers: processes or threads, by default one per CPU that this process may use.
     """
     with open_package(Path(package).expanduser()) as found:
         model = found.model()
@@ -69,13 +71,48 @@ def predictions(
             yield _classify(model, file, top)
         return
     chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
-    # Threads would wait for each other: Pillow holds the interpreter lock for most of a small image.
-    with ProcessPoolExecutor(workers, _context(), _begin, (parts, top)) as pool:
+    for answers in (_in_processes if _may_fork() else _in_threads)(chunks, parts, top, workers):
+        yield from answers
+
+
+def _may_fork() -> bool:
+    """A fork copies no thread: not beside libraries that wait for theirs. (Processes that do not begin as a fork run
+    the user's script again.)"""
+    return sys.platform == "linux" and not {"torch", "jax"} & sys.modules.keys()
+
+
+def _in_processes(
+    chunks: list[list[Path]], parts: _Parts, top: int, workers: int
+) -> Iterator[list[Prediction | Unreadable]]:
+    """Forked ones start in milliseconds."""
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _begin, (parts, top)) as pool:
         try:
-            for answers in pool.map(_work, chunks):
-                yield from answers
+            yield from pool.map(_work, chunks)
         except BrokenProcessPool:
             raise UserError("a process that read images was killed (out of memory?); give fewer images") from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _in_threads(
+    chunks: list[list[Path]], parts: _Parts, top: int, workers: int
+) -> Iterator[list[Prediction | Unreadable]]:
+    """Slower: they wait for each other, as Pillow holds the interpreter lock for most of a small image."""
+    models: SimpleQueue[Model] = SimpleQueue()
+    with quiet():
+        for _ in range(workers):
+            models.put(Model(*parts))
+
+    def work(files: list[Path]) -> list[Prediction | Unreadable]:
+        model = models.get()
+        try:
+            return [_classify(model, file, top) for file in files]
+        finally:
+            models.put(model)
+
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            yield from pool.map(work, chunks)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -100,13 +137,7 @@ def _classify(model: Model, file: Path, top: int) -> Prediction | Unreadable:
     return Prediction(str(file), tuple(name for name, _ in best), tuple(share for _, share in best))
 
 
-def _context() -> multiprocessing.context.BaseContext:
-    """Forked processes start in milliseconds. A fork copies no thread: not beside libraries that wait for theirs."""
-    may_fork = sys.platform == "linux" and not {"torch", "jax"} & sys.modules.keys()
-    return multiprocessing.get_context("fork" if may_fork else "spawn")
-
-
-def _begin(parts: tuple[bytes, list[str], dict], top: int) -> None:
+def _begin(parts: _Parts, top: int) -> None:
     """In a worker: its own interpreter. Ctrl-C is the parent's to handle."""
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
