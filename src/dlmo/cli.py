@@ -227,13 +227,19 @@ def study(
         track=tuple(track or ()), cluster=cluster,
     )  # fmt: skip
     if source in ("paper", "paper-kd"):
-        if recipe:
-            raise UserError("--recipe: the paper's grids have setups only; leave it out, or name a data set")
+        given = {"--recipe": recipe, "--model": model, "--mean": mean, "--std": std, "--channel-order": channel_order}
+        unwanted = next((name for name, value in given.items() if value), None)
+        if unwanted:
+            raise UserError(
+                f"{unwanted}: the paper's grids have its networks and setups only; leave it out, or name a data set"
+            )
         from dlmo.strategy.paper import Asked, study_paper, train_paper
 
         asked = Asked(data, source, network or (), setup or (), dataset or (), kd, prune, options)
         if train_only:
-            _print_trained(train_paper(asked, _progress()), as_json)
+            trained = train_paper(asked, _progress())
+            _print_trained(trained, as_json)
+            _exit_if_some_failed(trained)
             return
         found = study_paper(asked, _progress())
         _print_paper(found, out, as_json)
@@ -248,8 +254,8 @@ def study(
     )  # fmt: skip
     if train_only:
         _print_trained(found, as_json)
-        return
-    _print_run(found, out, as_json)
+    else:
+        _print_run(found, out, as_json)
     _exit_if_some_failed(found)
 
 

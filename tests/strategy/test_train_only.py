@@ -109,5 +109,45 @@ def test_what_cannot_be_trained_is_refused(photos, tmp_path):
 
     with pytest.raises(UserError, match="--train-only: model.tflite holds no network that could be trained"):
         train_study(str(photos), model="model.tflite")
+    for limit, kept in (("size", "30KB"), ("latency", "1ms")):
+        with pytest.raises(UserError, match=f"--train-only: .*its {limit} limit is told by files"):
+            train_study(str(photos), recipe=[f"resnet8 > prune_channels({limit}={kept}) > int8"])
+    with pytest.raises(UserError, match="leave out --cluster"):
+        train_study(str(photos), recipe=RECIPES, options=Options(time=None, cluster="local"))
     with pytest.raises(UserError, match="--threads 0"):
         train_study(str(photos), recipe=RECIPES, options=Options(time=None, threads=0, store=tmp_path))
+
+
+def test_a_recipe_that_fails_is_named_and_the_others_are_trained(photos, tmp_path, monkeypatch):
+    from dlmo.strategy import train_only
+    from dlmo.strategy.study import train_study
+
+    def broken(workspace, recipe, plan, seed):
+        if "qat" in str(recipe):
+            raise RuntimeError("no such kernel")
+        return make_trained(workspace, recipe, plan, seed)
+
+    make_trained = train_only.make_trained
+    monkeypatch.setattr(train_only, "make_trained", broken)
+    options = Options(time=None, epochs=1, store=tmp_path)
+    recipes = ["resnet8@0.25 > float32", "resnet8@0.25 > qat > int8"]
+    found = train_study(str(photos), recipe=recipes, options=options)
+    assert [entry.name for entry in found.trainings] == ["resnet8@0.25"]
+    assert [(failure.recipe, failure.error) for failure in found.failures] == [
+        ("resnet8@0.25 > qat > int8", "RuntimeError: no such kernel")
+    ]
+    with pytest.raises(UserError, match="nothing could be trained: resnet8@0.25 > qat > int8: RuntimeError"):
+        train_study(str(photos), recipe=recipes[1:], options=options)
+
+
+def test_every_target_is_there_without_a_runtime():
+    code = f"""
+import sys
+for name in {BLOCKED!r}:
+    sys.modules[name] = None
+from dlmo.measure import targets
+for name in ("cpu", "mcu", "npu", "ssh:pi@nowhere"):
+    print(targets.find(name, ready=False).name)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

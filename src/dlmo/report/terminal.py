@@ -36,9 +36,12 @@ def print_trained(found: TrainedOnly, console: Console) -> None:
         numbers = str(t.seed), f"{t.epochs:g}", f"{t.seconds:.0f}", wording.percent(t.validation_accuracy)
         table.add_row(Text(f"{t.dataset}: {t.name}"), *numbers)
     console.print(table)
+    for failure in found.failures:
+        _say(console, f"{FAILED} {wording.failed(failure)}")
+    done = "All else is" if found.failures else "All is"
     _say(
         console,
-        f"\nAll is trained, in {found.store}. Copy that folder to the machine that measures, set DLMO_STORE to the "
+        f"\n{done} trained, in {found.store}. Copy that folder to the machine that measures, set DLMO_STORE to the "
         "copy there, and give the same command without --train-only.",
     )
 

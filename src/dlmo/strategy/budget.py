@@ -122,6 +122,12 @@ def running_of(costs: Costs, running_cost: str) -> float:
     return math.inf if cost is None else cost
 
 
+def running_ratio(costs: Costs, other: Costs, running_cost: str) -> float | None:
+    """What running the first costs, as a multiple of the other; None where nobody can tell one of them."""
+    cost, of_other = getattr(costs, running_cost), getattr(other, running_cost)
+    return None if cost is None or of_other is None else cost / of_other
+
+
 def shortfalls(result: Result, budget: Budget, reference: float) -> list[str]:
     """What a result lacks to meet the budget, in words; empty if it meets it. reference: NQ's accuracy, 0 to 1."""
     lacks = []

@@ -5,7 +5,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from dlmo.measure.statistics import PairedTest
-from dlmo.strategy.budget import RUNNING_COSTS, STUDY_ADVICE, Budget, cost_excess, running_of, shortfalls
+from dlmo.strategy.budget import (
+    RUNNING_COSTS,
+    STUDY_ADVICE,
+    Budget,
+    cost_excess,
+    running_of,
+    running_ratio,
+    shortfalls,
+)
 from dlmo.strategy.waterfall import dropped_words, leanest, pays, waterfall
 from dlmo.study.recipe import parse
 from dlmo.study.results import Choice, Result, StepWorth
@@ -99,8 +107,8 @@ def _choice(
     if chosen is not reference:
         reasons.append(
             f"against {reference.network} {reference.setup}: "
-            f"{_ratio(reference.size_bytes, chosen.size_bytes, 'smaller', 'larger')}, "
-            f"{_ratio(running_of(reference, measure), running_of(chosen, measure), better, worse)}; "
+            f"{_ratio(chosen.size_bytes / reference.size_bytes, 'smaller', 'larger')}, "
+            f"{_ratio(running_ratio(chosen, reference, measure), better, worse)}; "
             f"accuracy on test: {compare(reference, chosen).sentence()}"
         )
     if chosen.float_operators:
@@ -131,7 +139,7 @@ def step_worth(
             continue
         test = compare(without, chosen)
         size = chosen.size_bytes / without.size_bytes
-        running = running_of(chosen, running_cost) / running_of(without, running_cost)
+        running = running_ratio(chosen, without, running_cost)
         paid = pays(test, without, chosen, running_cost)
         latency, ram = (running, None) if running_cost == "latency_ms" else (None, running)
         found.append(StepWorth(steps[index], without.recipe, test.gain, size, latency, test.sentence(), paid, ram))
@@ -193,6 +201,7 @@ def _distance(result: Result, budget: Budget, reference: float) -> float:
     return total
 
 
-def _ratio(before: float, after: float, better: str, worse: str) -> str:
-    ratio = before / after
-    return f"{ratio:.1f}x {better}" if ratio >= 1 else f"{1 / ratio:.1f}x {worse}"
+def _ratio(ratio: float | None, better: str, worse: str) -> str:
+    if ratio is None:
+        return f"not known whether it is {better}"
+    return f"{1 / ratio:.1f}x {better}" if ratio <= 1 else f"{ratio:.1f}x {worse}"

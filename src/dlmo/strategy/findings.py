@@ -29,8 +29,8 @@ class Measured:
 
     def of(self, network: str, setup: str) -> Result | None:
         """network: by its name, with or without its stem."""
-        known = (r for r in self.results if network in (r.network, plain_name(r.network)))
-        return next((r for r in known if r.setup == setup), None)
+        known = [r for r in self.results if r.setup == setup and network in (r.network, plain_name(r.network))]
+        return next((r for r in known if r.network == network), known[0] if known else None)
 
     def pairs(self, first: str, second: str) -> Iterable[tuple[Result, Result]]:
         """Results of two setups for each network that has both."""

@@ -156,6 +156,8 @@ def prepare(source: str | Path, job: Job, options: Options, progress: Progress, 
     allowed = options.time or job.default_time
     seconds = None if allowed is None else parse_duration("--time", allowed)
     _check(options, job.recipes_for(0))
+    if job.space_for is not None and len(options.seeds) != 1:
+        raise UserError(f"seeds {options.seeds}: a search has one seed; give one, or no --time")
     if measuring and options.folder is not None:
         from dlmo.package.folder import check_free, check_writable
 

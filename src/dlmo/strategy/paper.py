@@ -120,7 +120,11 @@ def study_paper(asked: Asked, progress: Progress | None = None) -> PaperStudy:
 def train_paper(asked: Asked, progress: Progress | None = None) -> TrainedOnly:
     """The training part of `study_paper`, for a machine without a runtime."""
     done = [train_only(part.source, part.job, part.options, progress) for part in _parts(asked)]
-    return TrainedOnly(done[0].store, tuple(training for part in done for training in part.trainings))
+    return TrainedOnly(
+        done[0].store,
+        tuple(training for part in done for training in part.trainings),
+        tuple(failure for part in done for failure in part.failures),
+    )
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,18 @@
 """Training without the rest: fills the store on a machine that has a GPU and no runtime.
 
-The keys of stages do not depend on the machine. So where the store is copied to, the same job trains nothing anew and
-converts, runs and measures.
+The keys of trainings do not depend on the machine, but for channels cut to a limit that files tell, which are refused.
+So where the store is copied to, the same job trains nothing anew and converts, runs and measures.
 """
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from dlmo.errors import UserError, one_line
 from dlmo.progress import Progress, SilentProgress
 from dlmo.strategy.job import Job, Options, plan_job, prepare
 from dlmo.strategy.plan import remaining_trainings
+from dlmo.study.recipe import PruneChannels
+from dlmo.study.results import Failure
 from dlmo.study.stages import make_trained
 from dlmo.study.workspace import read_curve
 
@@ -34,10 +37,11 @@ class TrainedStage:
 
 @dataclass(frozen=True)
 class TrainedOnly:
-    """What the training part of a job left in the store."""
+    """What the training part of a job left in the store. failures: recipes that could not be trained to their end."""
 
     store: Path
     trainings: tuple[TrainedStage, ...]
+    failures: tuple[Failure, ...] = ()
 
     def to_json(self) -> dict:
         return asdict(self) | {"store": str(self.store)}
@@ -46,18 +50,26 @@ class TrainedOnly:
 def train_only(source: str | Path, job: Job, options: Options, progress: Progress | None) -> TrainedOnly:
     """Read the data, plan, and run the training stages of every recipe. Needs no runtime; writes no --out."""
     progress = progress or SilentProgress()
+    _check(job, options)
     ready = prepare(source, job, options, progress, measuring=False)
     planned = plan_job(ready, job, options)
     workspace, plans = ready.workspace, planned.plan.networks
     waiting = remaining_trainings(workspace, planned.recipes, plans, options.seeds)
+    failures = []
     with progress.total(sum(training.seconds for training in waiting.values())), planned.tracked.following():
         for seed in options.seeds:
             for recipe in planned.recipes:
-                make_trained(workspace, recipe, plans[recipe.network], seed)
+                try:
+                    make_trained(workspace, recipe, plans[recipe.network], seed)
+                except Exception as error:  # the others may go well
+                    failures.append(Failure(str(recipe), recipe.setup, recipe.network, seed, one_line(error)))
+    if len(failures) == len(planned.recipes) * len(options.seeds):
+        raise UserError(f"nothing could be trained: {failures[0].recipe}: {failures[0].error}")
     planned.tracked.finish()
     found = []
     for training in planned.work.trainings():
-        curve = read_curve(workspace.store.finished(training.stage, training.key))
+        done = workspace.store.finished(training.stage, training.key)
+        curve = read_curve(done) if done else ()
         if curve:  # a network of the user's comes trained
             found.append(
                 TrainedStage(
@@ -71,4 +83,18 @@ def train_only(source: str | Path, job: Job, options: Options, progress: Progres
                     validation_accuracy=curve[-1].validation_accuracy,
                 )
             )
-    return TrainedOnly(workspace.store.root, tuple(found))
+    return TrainedOnly(workspace.store.root, tuple(found), tuple(failures))
+
+
+def _check(job: Job, options: Options) -> None:
+    """Refuse what needs more than training."""
+    if options.cluster is not None:
+        raise UserError("--train-only trains in this process; leave out --cluster")
+    for recipe in job.recipes_for(0):
+        for step in recipe.further_trainings:
+            if isinstance(step, PruneChannels) and (step.size, step.latency) != (None, None):
+                limit = "size" if step.latency is None else "latency"
+                raise UserError(
+                    f"--train-only: {recipe}: its {limit} limit is told by files, which this machine need not run; "
+                    "give a share of channels or macs="
+                )

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from dlmo.measure.statistics import PairedTest
-from dlmo.strategy.budget import Budget, running_of, shortfalls
+from dlmo.strategy.budget import Budget, running_of, running_ratio, shortfalls
 from dlmo.study.recipe import Float32, Qat, Recipe, parse
 from dlmo.study.results import Result, Rung
 
@@ -65,9 +65,13 @@ def waterfall(
 
 def pays(test: PairedTest, without: Result, with_it: Result, running_cost: str) -> bool:
     """Whether a step made the answers better beyond chance, the file smaller or running it cheaper."""
-    running = running_of(with_it, running_cost) / running_of(without, running_cost)
+    running = running_ratio(with_it, without, running_cost)
     better = test.gain > 0 and test.p_value < 0.05
-    return better or with_it.size_bytes < 0.99 * without.size_bytes or running < 1 - LATENCY_NOISE
+    return (
+        better
+        or with_it.size_bytes < 0.99 * without.size_bytes
+        or (running is not None and running < 1 - LATENCY_NOISE)
+    )
 
 
 def leanest(picked: Result, results: Sequence[Result], budget: Budget, reference: float) -> Result:

@@ -40,7 +40,7 @@ def key_inputs(workspace: "Workspace", step: PruneChannels, name: str, precision
     """What the cut depends on beside the step's values. A table is named by its stage, as every other input is."""
     if step.latency is not None:
         return {"table": _table_key(workspace, name, precision)}
-    return {"precision": precision.name} if step.size is not None else {}
+    return {"file": file_key(workspace, Recipe(name, (precision,)))} if step.size is not None else {}
 
 
 def _limit(

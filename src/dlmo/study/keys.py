@@ -11,6 +11,8 @@ from dlmo.training.schedule import Schedule
 # Raise a number when the stage's code changes what it would produce.
 VERSIONS = {"train": 3, "import": 1, "technique": 3, "float": 2, "artifact": 5, "scores": 1, "answers": 2, "kd": 2}
 
+_TEACHING_VERSIONS = {"version": VERSIONS["kd"], "answers": VERSIONS["answers"]}
+
 # One teacher for all students and seeds: it is given, as the data are, not a part of what is repeated.
 _TEACHER_SEED = 0
 
@@ -49,6 +51,7 @@ def technique_key(
     taught = step.parent_teaches
     if kd is None and taught is not None:
         inputs["kd"] = {"loss": taught.loss, "views": taught.views_in(schedule.epochs), **taught.settings}
+        inputs["kd"] |= _TEACHING_VERSIONS
     return key_of("technique", VERSIONS["technique"], inputs | _kd_inputs(workspace, kd, network, plan, seed))
 
 
@@ -61,10 +64,15 @@ def _kd_inputs(workspace: Workspace, kd: Kd | None, network: str, plan: NetworkP
         name, own_seed, taught = teacher
         teacher_key = train_key(workspace, name, plan.of_teacher(name), own_seed, taught)
     else:
-        teacher_key = TeacherFile(kd.teacher).digest if kd.from_file else kd.teacher
+        teacher_key = TeacherFile(kd.teacher).digest if kd.from_file else _untrained_teacher(workspace, kd)
     views = kd.views_in(plan.train.epochs)
     chosen = {"teacher": teacher_key, "loss": kd.loss, "scheme": kd.scheme, "views": views, **kd.settings}
-    return {"kd": chosen | {"version": VERSIONS["kd"]}}
+    return {"kd": chosen | _TEACHING_VERSIONS}
+
+
+def _untrained_teacher(workspace: Workspace, kd: Kd) -> str | dict[str, str]:
+    """What stands for a teacher that no stage makes: the network itself, or another that learns along."""
+    return kd.teacher if kd.teacher == "self" else workspace.identity(kd.teacher)
 
 
 def teacher_training(kd: Kd, student: str, seed: int) -> tuple[str, int, Kd | None] | None:

@@ -105,7 +105,7 @@ def train_in_rounds(
         before = len(curve)
         training = train(
             smaller,
-            schedule.lasting(count),
+            replace(schedule, epochs=count),
             folder / f"round-{number}-training.safetensors",
             lambda share, before=before, count=count: progress((before + share * count) / schedule.epochs),
         )

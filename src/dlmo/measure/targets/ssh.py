@@ -12,7 +12,6 @@ from dlmo.measure.device.readiness import readiness
 from dlmo.measure.targets import Measured
 from dlmo.measure.targets.host import Host
 from dlmo.progress import Progress
-from dlmo.runtimes.litert.interpreter import Runner, delegation_of, dequantized
 
 
 class Ssh(Host):
@@ -53,6 +52,8 @@ def _measured(
     content: bytes, golden: np.ndarray, entry: dict, threads: int, words: str, doubts: tuple[str, ...]
 ) -> Measured:
     """What the runner found of one file (see runner.measure), and whether it computes there what it does here."""
+    from dlmo.runtimes.litert.interpreter import Runner, delegation_of, dequantized
+
     here = Runner(content)
     expected = here.run(here.prepare(golden))
     scores = np.array(entry["scores"], here.output["dtype"])
