@@ -120,3 +120,12 @@ def test_without_latency_ram_takes_its_place():
     (worth,) = choice.worth
     assert (worth.latency_ratio, worth.ram_ratio) == (None, 0.25)
     assert "latency is not known" in nearest([plain], make_budget("mid"))[0]
+
+
+def test_an_unknown_latency_is_called_unknown():
+    known, unknown = result(size_bytes=2000), result("FIQ", size_bytes=300, latency_ms=None, latency_p90_ms=None)
+    for first, second in ((known, unknown), (replace(known, latency_ms=None), unknown)):
+        choice = explain(second, [first, second], make_budget("low"), same)
+        assert "6.7x smaller, not known whether it is faster" in choice.reasons[1]
+        (worth,) = choice.worth
+        assert worth.latency_ratio is None and worth.paid

@@ -54,6 +54,12 @@ def test_a_claim_that_holds_on_one_of_two_networks_holds_in_part():
     assert verdict("int8 (FIQ) is slower", PLAIN, other, slow, fast).startswith("holds in part (1 of 2")
 
 
+def test_two_stems_of_a_network_are_two_cases():
+    coarse, whole = (result(f"mobilenet_v2{stem}", "NQ", 0.80, 1000, 1.0) for stem in (":medium", ""))
+    slow, fast = result("mobilenet_v2:medium", "FIQ", 0.8, 260, 2.0), result("mobilenet_v2", "FIQ", 0.8, 260, 0.5)
+    assert verdict("int8 (FIQ) is slower", coarse, whole, slow, fast).startswith("holds in part (1 of 2")
+
+
 def test_nothing_measured_cannot_be_told():
     assert verdict("F16", PLAIN) == "cannot be told"
 

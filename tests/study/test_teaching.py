@@ -122,7 +122,8 @@ def test_keys_change_with_what_changes_the_student(few):
 
     assert key("kd") == key("kd(resnet56)") == key("kd(weight=0.9, temperature=4)") == key("kd(views=1)")
     texts = ["kd", "kd(resnet8)", "kd(weight=0.5)", "kd(views=0)", "kd(loss=dkd)", "kd(self)", "kd(standardize=true)",
-             "kd(self, generations=2)", "kd(scheme=online)", "float32", "kd > prune", "prune"]  # fmt: skip
+             "kd(self, generations=2)", "kd(scheme=online)", "kd(resnet56:medium, scheme=online)", "float32",
+             "kd > prune", "prune"]  # fmt: skip
     keys = [key(text) for text in texts] + [key("kd", seed=1), key("kd", plan=schedules(64, 16, 3))]
     assert len(set(keys)) == len(keys)
 

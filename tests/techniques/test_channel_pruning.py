@@ -28,7 +28,7 @@ from dlmo.techniques.channel_pruning import (
 )
 from dlmo.techniques.fake_quantization import fold_batch_norm
 from dlmo.training.device import best_device
-from dlmo.training.loop import train
+from dlmo.training.loop import Training, train
 from dlmo.training.schedule import Augmentation, Schedule
 
 SHAPE = (16, 16, 3)
@@ -230,6 +230,19 @@ def test_a_killed_run_ends_with_the_same_network(images, tmp_path):
     state = resumed.network.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in plain.network.state_dict().items())
     assert not list((tmp_path / "plain").iterdir())
+
+
+def test_a_part_of_an_epoch_stays_one(images, tmp_path):
+    asked = []
+
+    def fit(module, schedule, state, progress):
+        asked.append(schedule.passes)
+        return Training(module, ())
+
+    train_in_rounds(
+        network("resnet8@0.5"), HALF, 3, images, Schedule(1, 32, 0.05, 0.1).lasting(0.5), tmp_path, fit, print
+    )
+    assert asked == [0.5]
 
 
 class CountsItself(nn.Module):
