@@ -1,6 +1,7 @@
 """The command line. Holds no logic: reads arguments, calls the Python API, prints."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -521,6 +522,12 @@ def main() -> None:
         _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:  # a full disk, a folder that may not be read
+        where = f": {error.filename}" if error.filename else ""
+        _fail(f"{error.strerror or error}{where}; what is finished is kept, run the same command again", 2)
     except Exception as error:
         # Wrong options are the user's; anything else is ours and keeps its traceback.
         if not hasattr(error, "format_message"):

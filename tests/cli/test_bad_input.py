@@ -71,6 +71,12 @@ CASES = {
     "against without data": (["inspect", "{file}", "--against", "{file}"], "needs a data set"),
     "no package": (["predict", "{tmp}", "{file}"], "is no package"),
     "no run": (["report", "{tmp}"], "results.json"),
+    "nobody's home": (["optimize", "~nobody-of-that-name/x"], "cannot be read"),
+    "too long a name": (["optimize", "x" * 5000], "cannot be read"),
+    "too long a package": (["predict", "x" * 5000, "{file}"], "cannot be read"),
+    "model for a grid": (["study", "paper", "--model", "{file}"], "--model: the paper's grids"),
+    "out holds other files": (["optimize", "digits", "--out", "{tmp}"], "holds files that are not dlmo's"),
+    "damaged model": (["study", "digits", "--model", "{tmp}/damaged.tflite"], "damaged"),
     "md5": (["optimize", "cifar10:{tmp}/cifar-10-batches-py"], "md5"),
     "short time": (["optimize", "{photos}", "--time", "1ms"], "too short"),
 }
@@ -86,6 +92,7 @@ def test_one_line_exit_code_2_nothing_left(name, monkeypatch, capsys, tmp_path, 
     for batch in ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"):
         (cifar / batch).write_bytes(b"x")
     (cifar / "batches.meta").write_bytes(b"x")
+    (tmp_path / "damaged.tflite").write_bytes(b"\x1c\0\0\0TFL3" + bytes(200))
     before = {path for path in tmp_path.rglob("*") if "store" not in path.parts}
     filled = [argument.format(tmp=tmp_path, file=file, photos=photos) for argument in arguments]
     out = ["--out", str(tmp_path / "out")] if arguments[0] == "optimize" and "--out" not in arguments else []
@@ -131,3 +138,18 @@ def test_help_needs_neither_torch_nor_the_converter():
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]"
     assert "optimize" in done.stdout
+
+
+def test_an_error_of_the_system_is_one_line(monkeypatch, capsys, tmp_path):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("dlmo.strategy.optimize.run_job", full)
+    code, line, _ = run(monkeypatch, capsys, tmp_path, "optimize", "digits")
+    assert code == 2 and line.startswith("dlmo: No space left on device; what is finished is kept")
+
+
+def test_whoever_reads_only_the_beginning_gets_no_traceback():
+    shell = f"{sys.executable} -m dlmo setups --json | head -c 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True)
+    assert "Traceback" not in done.stderr

@@ -153,3 +153,20 @@ def test_name_that_is_no_utf8_stays_printable(root, tmp_path):
     names = load(str(path)).train.names + load(str(path)).validation.names
     assert "train/a/caf\\xe9.png" in names
     assert all(name.isprintable() for name in names)
+
+
+def test_a_full_disk_is_not_called_a_damaged_archive(tmp_path, monkeypatch):
+    import shutil
+
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.writestr("cat/1.png", b"x")
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    with (
+        pytest.raises(UserError, match="photos.zip: No space left on device; it is unpacked into"),
+        open_files(tmp_path / "photos.zip"),
+    ):
+        pass

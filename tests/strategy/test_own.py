@@ -265,6 +265,47 @@ def test_a_float_tflite_goes_through_post_training_setups(float_file, trained, d
         compress(float_file, "digits", recipe="qat > int8", mean="0.3", std="0.4", options=options)
 
 
+def test_a_tflite_that_takes_channels_first_is_refused(float_file, tmp_path):
+    from ai_edge_litert import schema_py_generated as schema
+
+    from dlmo.runtimes.litert import flatbuffer
+
+    model = flatbuffer.read(float_file.read_bytes())
+    graph = model.subgraphs[0]
+    old = int(graph.inputs[0])
+    order = flatbuffer_constant(model, graph, [0, 2, 3, 1])
+    image = schema.TensorT()
+    image.shape, image.type, image.buffer, image.name = [1, 1, 16, 16], schema.TensorType.FLOAT32, 0, b"image"
+    graph.tensors.append(image)
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.TRANSPOSE
+    code.version = 1
+    model.operatorCodes.append(code)
+    operator = schema.OperatorT()
+    operator.opcodeIndex = len(model.operatorCodes) - 1
+    operator.inputs, operator.outputs = [len(graph.tensors) - 1, order], [old]
+    graph.operators.insert(0, operator)
+    graph.inputs = [len(graph.tensors) - 1]
+    model.signatureDefs = []
+    (tmp_path / "nchw.tflite").write_bytes(flatbuffer.write(model))
+    with pytest.raises(UserError, match="nchw.tflite takes channels first; convert it to take height x width"):
+        open_source(Request(str(tmp_path / "nchw.tflite")))
+
+
+def flatbuffer_constant(model, graph, values: list[int]) -> int:
+    """Add an int32 constant; its index."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    buffer, tensor = schema.BufferT(), schema.TensorT()
+    buffer.data = np.frombuffer(np.array(values, np.int32).tobytes(), np.uint8)
+    model.buffers.append(buffer)
+    tensor.shape, tensor.type, tensor.buffer, tensor.name = (
+        [len(values)], schema.TensorType.INT32, len(model.buffers) - 1, b"order"
+    )  # fmt: skip
+    graph.tensors.append(tensor)
+    return len(graph.tensors) - 1
+
+
 def test_code_that_cannot_be_traced_is_still_converted(digits):
     own = taken(digits, f"{CODE}:branching", mean="half")
     assert "cannot be traced" in own.post_training_only

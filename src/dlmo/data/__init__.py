@@ -59,8 +59,12 @@ def load(
     if name in SOURCES:
         module, function = SOURCES[name]
         return getattr(import_module(module), function)(rest if colon else None, options)
-    path = Path(source).expanduser()
-    if not source or not path.exists():
+    try:
+        path = Path(source).expanduser()
+        there = bool(source) and path.exists()
+    except (OSError, RuntimeError) as error:  # a folder that may not be read, a name too long, nobody's home
+        raise UserError(f"{source!r} cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if not there:
         raise UserError(_unknown(source))
     return import_module("dlmo.data.folder").load(path, options)
 

@@ -5,6 +5,7 @@ name ever reaches the file system.
 """
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
@@ -136,6 +137,9 @@ def _archive_files(path: Path, spool: BinaryIO, limit: int) -> Files:
                     spans[name] = (start, spool.tell() - start)
         spool.flush()
     except DAMAGED as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's, not the archive's
+            full = f"; it is unpacked into {tempfile.gettempdir()}" if error.errno == errno.ENOSPC else ""
+            raise UserError(f"{path}: {error.strerror}{full}") from None
         raise UserError(
             f"{path}: cannot be read as an archive ({_one_line(error)}); download or pack it again"
         ) from error

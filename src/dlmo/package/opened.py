@@ -72,11 +72,15 @@ def open_package(path: Path) -> Iterator[Package]:
     Raises UserError where it is neither, and for archives with links, with members that point outside, or that
     unpack to more than MAX_PACKAGE_BYTES.
     """
-    if path.is_dir():
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if is_folder:
         names = frozenset(str(file.relative_to(path).as_posix()) for file in path.rglob("*") if file.is_file())
         yield _package(path, names, lambda name: (path / name).open("rb"))
         return
-    if path.suffix.lower() != ".zip" or not path.is_file():
+    if path.suffix.lower() != ".zip" or not is_file:
         what = "no folder or .zip" if path.exists() else "does not exist"
         raise UserError(f"{path}: {what}; name a folder that `dlmo optimize --out` or `dlmo package` wrote")
     from dlmo.data.files import open_files

@@ -114,15 +114,20 @@ def open_source(request: Request) -> Source:
     if request.network is not None:
         raise UserError(f"--model {path} is a whole network; --network goes with a file of weights")
     from dlmo.measure.evaluate import read_model
-    from dlmo.runtimes.litert.interpreter import Runner
+    from dlmo.measure.isolated import Child, memory_for
+    from dlmo.measure.probe import Probe, probe_file
 
     content = read_model(path)
-    runner = Runner(content)
-    if runner.input["dtype"] != np.float32 or runner.output["dtype"] != np.float32:
+    # What crashes, hangs or cannot be parsed ends in a child process, before this one opens the file.
+    with Child(str(path), memory=memory_for(content)) as child:
+        probe = Probe(**child.call(probe_file, content, "auto", None))
+    if (probe.input_dtype, probe.output_dtype) != ("float32", "float32"):
         raise UserError(f"--model {path} is quantized already; give the float model")
-    height, width, channels = runner.input_shape
+    (height, width), channels = probe.size, probe.channels
     if channels not in (1, 3):
         raise UserError(f"--model {path} takes {height}x{width}x{channels}; it must take height x width x 1 or 3")
+    if probe.layout != "nhwc":
+        raise UserError(f"--model {path} takes channels first; convert it to take height x width x channels")
     return Source(own_name(path.stem), None, "tflite", channels, (height, width), content)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from dlmo import networks
 from dlmo.networks.stems import from_auto
 from dlmo.strategy.legality import refusal
-from dlmo.study.recipe import Kd, PruneChannels, Recipe, Step, parse_steps
+from dlmo.study.recipe import Kd, PruneChannels, Recipe, Step, parse_steps, search_range
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -17,7 +17,7 @@ _LARGER_NETWORKS = ("resnet20", "resnet32", "wide_resnet_16_1")
 _IMAGES_FOR_LARGER = 5_000
 _WIDTHS = (0.25, 0.375, 0.5, 0.75, 1.0)
 # Shares of the channels that are cut. Every layer loses the same share, so that the file's size is known before.
-_MOST_CUT, _CUT_STEP = 0.625, 0.125
+_CUT_STEP, _MOST_CUT = search_range(PruneChannels, "ratio")
 _SMALLEST_FORMS = ("int8", "prune > int8", "prune(0.9) > int8", "prune > dynamic_int8")
 _FORMS = ("qat > int8", "int8", "prune > int8", "prune(0.9) > int8", "prune > dynamic_int8", "dynamic_int8", "float16")
 

@@ -20,7 +20,7 @@ _TEACHER_FILES = (".safetensors", ".pt2")
 
 
 class Step(BaseModel):
-    """One thing done to a model. Fields carry default, bounds and, for the planner, a search range."""
+    """One thing done to a model. Fields carry default, bounds and the range worth searching, see `search_range`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: ClassVar[str]
@@ -42,10 +42,16 @@ class Step(BaseModel):
         return Kd(teacher="self") if getattr(self, "teacher", None) == "parent" else None
 
 
+def search_range(step: type[Step], field: str) -> tuple[float, float]:
+    """The values of a step's field that are worth trying, from and to."""
+    low, high = step.model_fields[field].json_schema_extra["search"]
+    return low, high
+
+
 class Kd(Step):
     """Knowledge distillation. The student trains from scratch as long as without; further steps keep the teacher.
 
-    teacher: a network (trained as plainly and as long as the student would be), a .safetensors file of dlmo's, a .pt2
+    teacher: a network (trained as plainly and, unless it has epochs of its own, as long as the student would be), a .safetensors file of dlmo's, a .pt2
     file, or `self`: the student's own network, trained before it (born-again networks, arXiv:1805.04770). A user's
     own model comes trained: its further steps learn from a file, or from the model as it was given (`self`).
     loss: see `dlmo.techniques.distillation.settings`, where None takes the published value; labels weighs the
@@ -155,7 +161,7 @@ class PruneChannels(Step):
     """
 
     name, code, summary = "prune_channels", "CHP", "cuts whole channels: a smaller and faster dense network"
-    ratio: float = Field(0.5, gt=0, lt=1, json_schema_extra={"search": [0.25, 0.75]})
+    ratio: float = Field(0.5, gt=0, lt=1, json_schema_extra={"search": [0.125, 0.625]})
     macs: float | None = Field(None, gt=0, lt=1, json_schema_extra={"search": [0.2, 0.8]})
     size: int | None = Field(None, ge=1000)
     latency: float | None = Field(None, gt=0)

@@ -32,7 +32,6 @@ CRITERIA = {
     "bn_scale": "BNScaleImportance",  # BatchNorm's factor (Liu et al., "Network Slimming", ICCV 2017)
     "lamp": "LAMPImportance",  # magnitude over what is left of its layer (Lee et al., ICLR 2021)
 }
-SCOPES = ("global", "layer")
 # Of every layer at least this share stays: a ranking over all layers must not cut the network in two.
 _LEAST_KEPT = 0.1
 # Narrower layers are left alone; among them is whatever works on single colours.

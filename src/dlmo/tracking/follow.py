@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from dlmo.errors import one_line
 from dlmo.progress import Progress
 from dlmo.study.store import Store
 from dlmo.study.trainings import curve_so_far
@@ -30,6 +31,7 @@ class Tracked:
         self._work = work
         self._store = store
         self._progress = progress
+        self._noted: set[str] = set()
         self._open = {training: 0 for training in work.trainings()}  # epochs told of each that is not whole yet
 
     @contextmanager
@@ -72,13 +74,22 @@ class Tracked:
 
     def _look(self) -> None:
         for training, told in list(self._open.items()):
-            whole = self._store.finished(training.stage, training.key) is not None
-            curve = curve_so_far(self._store, training.stage, training.key)
+            try:
+                whole = self._store.has(training.stage, training.key)
+                curve = curve_so_far(self._store, training.stage, training.key)
+            except Exception as error:  # a store elsewhere that does not answer now; the next look tells what is new
+                self._note_once(f"tracking waits for the store: {one_line(error)}")
+                return
             if len(curve) > told or whole:
                 self._tell("curve", training, curve[told:], whole)
                 self._open[training] = len(curve)
             if whole:
                 del self._open[training]
+
+    def _note_once(self, text: str) -> None:
+        if text not in self._noted:
+            self._noted.add(text)
+            self._progress.note(text)
 
     def _tell(self, event: str, *arguments: object) -> None:
         for tracker in list(self._trackers):
