@@ -167,6 +167,6 @@ def test_a_full_disk_is_not_called_a_damaged_archive(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "copyfileobj", full)
     with (
         pytest.raises(UserError, match="photos.zip: No space left on device; it is unpacked into"),
-        open_files(tmp_path / "photos.zip"),
+        files.open_files(tmp_path / "photos.zip"),
     ):
         pass
