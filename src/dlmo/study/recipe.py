@@ -51,9 +51,10 @@ def search_range(step: type[Step], field: str) -> tuple[float, float]:
 class Kd(Step):
     """Knowledge distillation. The student trains from scratch as long as without; further steps keep the teacher.
 
-    teacher: a network (trained as plainly and, unless it has epochs of its own, as long as the student would be), a .safetensors file of dlmo's, a .pt2
-    file, or `self`: the student's own network, trained before it (born-again networks, arXiv:1805.04770). A user's
-    own model comes trained: its further steps learn from a file, or from the model as it was given (`self`).
+    teacher: a network (trained as plainly as the student would be, and as long unless it has epochs of its own), a
+    .safetensors file of dlmo's, a .pt2 file, or `self`: the student's own network, trained before it (born-again
+    networks, arXiv:1805.04770). A user's own model comes trained: its further steps learn from a file, or from the
+    model as it was given (`self`).
     loss: see `dlmo.techniques.distillation.settings`, where None takes the published value; labels weighs the
     labels' loss, weight the teacher's. scheme online: the teacher is trained together with the student, not before.
     generations: with teacher=self, how many trainings follow the one without a teacher.
