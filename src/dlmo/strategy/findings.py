@@ -222,7 +222,7 @@ def _wide_resnet_best(measured: Mapping[str, Measured]) -> Finding:
         rivals = [result for result in plain if result is not wide]
         if wide is None or not rivals:
             continue
-        rival = max(rivals, key=lambda result: result.accuracy)
+        rival = max(rivals, key=lambda result: result.validation_accuracy)  # test images only test
         test = data.compare(rival, wide)
         told = None if test.p_value >= 0.05 else test.gain > 0
         cases.append(Case(dataset, wide.network, told, f"against {rival.network}, the best other: {test.sentence()}"))
