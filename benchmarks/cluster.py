@@ -202,7 +202,7 @@ def device(files: int = 20) -> None:
     images = np.random.default_rng(0).integers(0, 256, (100, 32, 32, 3), np.uint8)
     contents = [int8_file("resnet20", images)] * files
     started = time.perf_counter()
-    Host().measure(contents, 1, SilentProgress())
+    Host().measure(contents, 1, SilentProgress(), images[:8])
     took = (time.perf_counter() - started) / files
     print(
         f"device: memory and latency of an int8 ResNet-20: {took:.2f} s a file, n = {files}, {len(contents[0]):,} bytes"

@@ -1,11 +1,14 @@
 """The real pipeline on digits, through the command line: train, convert, run, measure, choose, write."""
 
+import contextlib
 import csv
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +186,34 @@ def test_killed_while_training_it_goes_on_and_ends_the_same(run, document, tmp_p
     assert [[r[name] for name in exact] for r in again["results"]] == [
         [r[name] for name in exact] for r in document["results"]
     ]
+
+
+def test_a_grid_killed_at_three_random_moments_ends_the_same(tmp_path):
+    """SIGKILL wherever it happens to be: in a training, a conversion, while files run; each time it is run again."""
+    grid = ["study", "digits", "--network", "resnet8@0.25", "--network", "resnet8@0.375", "--epochs", "3"]
+    grid += ["--setup", "NQ,QAT,PRN", "--seeds", "2"]
+    begun = time.monotonic()
+    undisturbed = json.loads(dlmo(*grid, "--json", store=tmp_path / "undisturbed").stdout)
+    lasting = time.monotonic() - begun
+    seed = random.randrange(10**6)
+    moments = random.Random(seed)
+    store, kills = tmp_path / "killed", 0
+    while kills < 3:
+        environment = {**os.environ, "DLMO_STORE": str(store)}
+        victim = subprocess.Popen(
+            [sys.executable, "-m", "dlmo", *grid], env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it was finished before: another moment
+            victim.wait(moments.uniform(0.1, 0.6) * lasting)
+            lasting *= 0.8
+            continue
+        victim.kill()
+        victim.wait()
+        kills += 1
+    again = json.loads(dlmo(*grid, "--json", store=store).stdout)
+    exact = ("recipe", "seed", "accuracy", "validation_accuracy", "size_bytes", "epochs", "sparsity", "artifact")
+    tables = [[[r[name] for name in exact] for r in document["results"]] for document in (undisturbed, again)]
+    assert len(tables[0]) == 12 and tables[0] == tables[1], f"moments of seed {seed}"
 
 
 def test_ctrl_c_ends_with_130_and_says_how_to_go_on(tmp_path):

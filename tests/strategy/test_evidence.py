@@ -42,8 +42,10 @@ def test_the_smallest_networks_stand_for_all(workspace):
 
 
 @pytest.mark.parametrize("limit", [{"max_size": "1KB"}, {"max_latency": "1us"}, {"max_ram": "1KB"}])
-def test_an_impossible_budget_is_refused_without_training(limit, shared_store, tmp_path):
-    options = Options(epochs=1, store=shared_store, out=tmp_path / "out")
+@pytest.mark.parametrize("time", [None, "5h"])
+def test_an_impossible_budget_is_refused_without_training(limit, time, shared_store, tmp_path, monkeypatch):
+    monkeypatch.setattr("dlmo.strategy.plan._seconds_per_epoch", None)  # not even a step is timed
+    options = Options(time=time, epochs=None if time else 1, store=shared_store, out=tmp_path / "out")
     (tmp_path / "out" / "c").mkdir(parents=True)
     earlier = [
         tmp_path / "out" / name for name in ("model.tflite", "c/model_data.cc", "model_card.md", "manifest.json")

@@ -173,6 +173,20 @@ def test_limits_after_a_search_without_any_still_find_what_keeps_them(fresh, tra
     assert long and {trial.recipe for trial in long} & set(map(str, found.recipes))
 
 
+def test_it_stops_when_limits_and_accuracy_are_surely_kept(fresh, trained):
+    def searched(wanted, folder):
+        budget = make_budget("low", max_size="1MB", min_accuracy=wanted)
+        asked = terms(fresh, budget=budget, limited=True)
+        return search(replace(fresh, store=Store(fresh.store.root / folder)), SPACE, asked).search
+
+    met = searched(0.8, "easy")
+    assert met.stopped == "the budget is met"
+    assert sum(trial.epochs == 4 for trial in met.trials) == 1, "the first long training was enough"
+    # 0.92 right of 400: the interval begins at 0.89.
+    unsure = searched(0.92, "unsure")
+    assert unsure.stopped == "nothing new was proposed" and len(unsure.trials) > len(met.trials)
+
+
 def test_a_recipe_that_breaks_ends_no_search(fresh, monkeypatch):
     monkeypatch.setattr(searching, "_MOST_REPEATS", 2)
 

@@ -7,7 +7,7 @@ from dlmo.strategy.budget import make_budget
 from dlmo.strategy.choose import choose
 from dlmo.strategy.job import Options
 from dlmo.strategy.study import study
-from dlmo.strategy.waterfall import ladder, leanest, waterfall
+from dlmo.strategy.waterfall import ladder, leanest, waterfall, without_teacher
 from dlmo.study.recipe import parse
 from dlmo.study.results import Result
 
@@ -39,6 +39,15 @@ def test_the_ladder_adds_one_step_at_a_time():
     ]
     assert [step for step, _ in ladder(parse("resnet8 > prune > float32"))] == ["float32", "prune"]
     assert [step for step, _ in ladder(parse("resnet8 > float32"))] == ["float32"]
+
+
+def test_a_teacher_alone_can_be_left_out_without_another_training():
+    assert [str(recipe) for recipe in without_teacher(parse("resnet8 > kd(resnet20) > int8"))] == ["resnet8 > int8"]
+    for text in (FULL, "resnet8 > kd(resnet20) > prune > int8", "resnet8 > prune > int8", "resnet8 > int8"):
+        assert without_teacher(parse(text)) == []
+    # So a file as good as that of the chosen recipe is there, and is taken.
+    plain, taught = result("resnet8 > int8", 0.9, 250), result("resnet8 > kd(resnet20) > int8", 0.9, 250)
+    assert leanest(taught, [plain, taught], make_budget("low"), 0.9) is plain
 
 
 def test_rungs_say_what_paid_and_join_what_was_not_tried_alone():

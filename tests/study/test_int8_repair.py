@@ -70,5 +70,9 @@ def test_words_name_the_rung_and_what_was_tried():
     repair = Repair("99.9 % ranges", {"min/max ranges": 0.021, "99.9 % ranges": 0.004}, 500)
     expected = "99.9 % ranges (min/max ranges lost 2.1, 99.9 % ranges lost 0.4 points on 500 validation images)"
     assert repair.words() == expected
+    failed = Repair("min/max ranges", {"min/max ranges": 0.02, "99.9 % ranges": 0.03}, 500, allowed=0.005)
+    assert failed.words().endswith(
+        "which is not enough: try `qat > int8`, or `mixed(drop=0.005)`, which leaves layers in float"
+    )
     blamed = Repair(repair.rung, repair.lost, 500, ("4 CONV_2D 1x8x8x32 (9 dB)",))
     assert blamed.words() == f"{expected[:-1]}; it was lost in 4 CONV_2D 1x8x8x32 (9 dB))"

@@ -133,8 +133,9 @@ def _line(study: PaperStudy, dataset: str, result: Result) -> Line:
     ours_plain = _plain(study.runs[dataset], result)
     theirs_plain = printed(result.network, dataset, "NQ")
     difference = None if theirs is None else result.accuracy - theirs.accuracy
+    several = len({other.seed for other in study.runs[dataset].results}) > 1
     cells = (
-        result.network,
+        f"{result.network}, seed {result.seed}" if several else result.network,
         dataset,
         f"{wording.percent(result.accuracy)} ({wording.interval(result)})",
         wording.percent(theirs.accuracy) if theirs else wording.NOT_KNOWN,

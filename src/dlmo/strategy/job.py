@@ -30,12 +30,11 @@ from dlmo.strategy.plan import (
     make_plan,
     plan_for,
     remaining_seconds,
-    remaining_trainings,
 )
 from dlmo.strategy.search import Found, Terms, search
 from dlmo.strategy.space import Space
 from dlmo.study.graph import file_task
-from dlmo.study.recipe import Float32, Qat, Recipe, parse
+from dlmo.study.recipe import Float32, PruneChannels, Qat, Recipe, parse
 from dlmo.study.results import Choice, Result, Run
 from dlmo.study.run import Cluster, Outcome, comparer, make_recipes, run_recipes
 from dlmo.study.stages import make_artifact, scores
@@ -55,6 +54,8 @@ _SEARCHED_SHARE = 0.95
 _MEASURED_FILES, _SECONDS_TO_MEASURE = 15, 2.0
 # Its first trainings take this share of a full schedule.
 _SHORT_SHARE = 0.2
+# A file may take so much longer than its recipe asked for without a word, as measurements differ.
+_LATENCY_KEPT = 1.05
 
 
 @dataclass(frozen=True)
@@ -222,13 +223,14 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
     ready = prepare(source, job, options, progress)
     workspace, dataset, seeds = ready.workspace, ready.workspace.dataset, options.seeds
     space = _space(job, ready)
-    planned = plan_job(ready, job, options)
-    plan, recipes, plans, searched = planned.plan, planned.recipes, planned.plan.networks, None
-    if job.limited and remaining_trainings(workspace, recipes, plans, seeds):  # else refusing would save nothing
-        candidates = smallest(workspace, [*recipes, *(space.smallest() if space else ())])
+    if job.limited:  # before the plan, which times trainings: for a long job, longer than this takes
+        known = [recipe for recipes in ready.recipes.values() for recipe in recipes]
+        candidates = smallest(workspace, [*known, *(space.smallest() if space else ())])
         out_of_reach = impossible(gather(workspace, candidates, options.threads), job.budget)
         if out_of_reach:
             return _refused(job, options, ready, out_of_reach)
+    planned = plan_job(ready, job, options)
+    plan, recipes, plans, searched = planned.plan, planned.recipes, planned.plan.networks, None
     cluster = _cluster(options)
     # A cluster tells its own time left, which depends on its size.
     expected = None if cluster else remaining_seconds(workspace, recipes, plans, seeds)
@@ -260,6 +262,7 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
             *plan.notes,
             *_handling_notes(workspace),
             *_repair_notes(results),
+            *_latency_notes(results, options),
             *_doubts(options, results),
         ),
         search=searched,
@@ -446,6 +449,19 @@ def _layers(best: Outcome, outcomes: Sequence[Outcome], dataset: Dataset) -> "In
 
 def _repair_notes(results: Sequence[Result]) -> tuple[str, ...]:
     return tuple(f"{result.recipe}: quantized with {result.repair}" for result in results if result.repair)
+
+
+def _latency_notes(results: Sequence[Result], options: Options) -> tuple[str, ...]:
+    """Recipes cut to a latency that their files do not keep: it was told by a table of single layers."""
+    if options.target != "cpu" or options.threads != 1:
+        return ()
+    notes = []
+    for result in results:
+        for step in parse(result.recipe).steps:
+            limit = step.latency if isinstance(step, PruneChannels) else None
+            if limit is not None and result.latency_ms > _LATENCY_KEPT * limit:
+                notes.append(f"{result.recipe}: {result.latency_ms:.3g} ms measured, {limit:g} ms were asked for")
+    return tuple(notes)
 
 
 def _doubts(options: Options, results: Sequence[Result]) -> tuple[str, ...]:

@@ -16,15 +16,16 @@ from dataclasses import asdict, dataclass, replace
 
 from dlmo.errors import UserError, one_line
 from dlmo.measure.accuracy import accuracy
+from dlmo.measure.statistics import wilson_interval
 from dlmo.networks import plain_name
 from dlmo.networks.own import is_own
 from dlmo.progress import SilentProgress
 from dlmo.strategy import evidence, legality
-from dlmo.strategy.budget import SERVICES, Budget, running_of
+from dlmo.strategy.budget import SERVICES, Budget, cost_shortfalls, running_of
 from dlmo.strategy.choose import pick
 from dlmo.strategy.plan import macs_of, remaining_seconds
 from dlmo.strategy.space import Space
-from dlmo.strategy.waterfall import ladder
+from dlmo.strategy.waterfall import ladder, without_teacher
 from dlmo.study.recipe import Float32, Recipe, parse
 from dlmo.study.results import Search, Trial, pareto_front
 from dlmo.study.stages import make_artifact, scores
@@ -98,7 +99,7 @@ class _Searcher:
     def run(self) -> Found:
         budget, limits = self._terms.budget, None
         if self._terms.limited:
-            limits = [budget.max_size, budget.max_latency_ms, budget.max_ram]
+            limits = [budget.max_size, budget.max_latency_ms, budget.max_ram, budget.min_accuracy]
         ended = self._notes.get("ended")
         # Under other limits other recipes are promising, and others refused.
         if ended is not None and ended["seconds"] >= self._terms.seconds and ended["limits"] == limits:
@@ -142,6 +143,8 @@ class _Searcher:
         repeats = unaffordable = 0
         while True:
             self._notes = self._study.user_attrs
+            if self._met():
+                return "the budget is met"
             short = [trial for trial in self._looked_at() if not trial.refused]
             candidate = next((recipe for recipe in self._promising(short) if self._affords_long(recipe)), None)
             if len(short) >= _SHORT_PER_LONG * (len(self._promoted()) + 1) and candidate is not None:
@@ -164,6 +167,17 @@ class _Searcher:
                 self._study.tell(number, state=TrialState.FAIL)
                 continue
             self._try(number, recipe, known)
+
+    def _met(self) -> bool:
+        """Whether the user's limits, on costs and on accuracy, are kept by a recipe that was trained long; its accuracy
+        by the lower end of its 95 % interval, as the best of many tried is flattered by chance."""
+        budget = self._terms.budget
+        if not self._terms.limited or budget.min_accuracy is None:
+            return False
+        return any(
+            not trial.refused and not cost_shortfalls(trial, budget) and _surely(trial) >= budget.min_accuracy
+            for trial in self._promoted().values()
+        )
 
     def _propose(self) -> tuple[int, Recipe]:
         """A new trial's number and recipe."""
@@ -270,9 +284,11 @@ class _Searcher:
         return accuracy(right, self._workspace.dataset.validation.labels).value
 
     def _rungs(self, recipe: Recipe) -> list[Recipe]:
-        """The recipes that lead to one, and itself, as far as the target runs them."""
+        """The recipes that lead to one, itself last, and what it is without its teacher, as far as the target runs
+        them."""
         target = self._workspace.target.name
-        return [rung for _, rung in ladder(recipe) if legality.refusal(rung, target) is None]
+        rungs = [*without_teacher(recipe), *(rung for _, rung in ladder(recipe))]
+        return [rung for rung in dict.fromkeys(rungs) if legality.refusal(rung, target) is None]
 
     def _looked_at(self) -> list[Trial]:
         return [trial for trial in self._noted("trial ") if not self._refused_by_others(trial)]
@@ -386,6 +402,12 @@ def _with_limits(tier: Budget, budget: Budget) -> Budget:
         max_latency_ms=budget.max_latency_ms,
         running_cost=budget.running_cost,
     )
+
+
+def _surely(trial: Trial) -> float:
+    """The lower end of the 95 % Wilson interval of a trial's validation accuracy."""
+    right = round(trial.validation_accuracy * trial.validation_images)
+    return wilson_interval(right, trial.validation_images)[0]
 
 
 def _why_stopped(repeats: int, late: bool) -> str:

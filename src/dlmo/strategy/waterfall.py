@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from dlmo.measure.statistics import PairedTest
 from dlmo.strategy.budget import Budget, running_of, running_ratio, shortfalls
-from dlmo.study.recipe import Float32, Qat, Recipe, parse
+from dlmo.study.recipe import Float32, Kd, Qat, Recipe, parse
 from dlmo.study.results import Result, Rung
 
 # Latencies closer than this are one latency: what is left of noise after measuring in turns.
@@ -24,6 +24,17 @@ def ladder(recipe: Recipe) -> list[tuple[str, Recipe]]:
     if not isinstance(recipe.precision, Float32):
         rungs.append((str(recipe.precision), Recipe(recipe.network, (*trained, recipe.precision))))
     return rungs + [(str(step), recipe) for step in recipe.steps if isinstance(step, Qat)]
+
+
+def without_teacher(recipe: Recipe) -> list[Recipe]:
+    """The same number format on the network without a teacher, where the ladder trains that anyway.
+
+    So a teacher that did not pay can be dropped at the price of one file.
+    """
+    trained = [step for step in recipe.steps[:-1] if not isinstance(step, Qat)]
+    if len(trained) != 1 or not isinstance(trained[0], Kd):
+        return []
+    return [Recipe(recipe.network, (recipe.precision,))]
 
 
 def waterfall(

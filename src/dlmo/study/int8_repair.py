@@ -74,7 +74,7 @@ def repaired_int8(content: bytes, dataset: Dataset, calibration: np.ndarray, jud
             break
     best = min(lost, key=lost.__getitem__)
     blamed = _worst_layers(next(iter(files.values())), content, dataset) if len(files) > 1 else ()
-    return files[best], Repair(best, lost, judge.images, blamed)
+    return files[best], Repair(best, lost, judge.images, blamed, _ENOUGH)
 
 
 def _worst_layers(quantized: bytes, content: bytes, dataset: Dataset) -> tuple[str, ...]:

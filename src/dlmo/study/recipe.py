@@ -17,6 +17,7 @@ from dlmo.units import parse_duration, parse_size
 
 # Of a trained teacher: dlmo's weights, or a whole network of anyone's.
 _TEACHER_FILES = (".safetensors", ".pt2")
+_OTHER_FILES = (".pt", ".pth", ".ckpt", ".onnx", ".tflite")
 
 
 class Step(BaseModel):
@@ -80,6 +81,11 @@ class Kd(Step):
     @field_validator("teacher")
     @classmethod
     def _known_teacher(cls, teacher: str) -> str:
+        if teacher.endswith(_OTHER_FILES):
+            raise UserError(
+                f"kd: {teacher}: a teacher's file is a .safetensors that dlmo trained (weights.safetensors, in its "
+                "store), or anyone's .pt2 of torch.export"
+            )
         if teacher == "self" or teacher.endswith(_TEACHER_FILES):
             return teacher
         return networks.canonical(teacher)

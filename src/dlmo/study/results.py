@@ -97,13 +97,14 @@ class Repair:
     """Which rung of study.int8_repair was taken, and what each tried one lost against the float file.
 
     lost: accuracy, 0 to 1, on `images` validation images. layers: the operators that add most error to the file of
-    the first rung, with their signal-to-noise ratio, in words, worst first.
+    the first rung, with their signal-to-noise ratio, in words, worst first. allowed: the loss that needs no repair.
     """
 
     rung: str
     lost: dict[str, float]
     images: int
     layers: Sequence[str] = ()
+    allowed: float = 1.0
 
     def words(self) -> str:
         """Empty where the first rung was enough."""
@@ -111,7 +112,10 @@ class Repair:
             return ""
         tried = ", ".join(f"{name} lost {100 * lost:.1f}" for name, lost in self.lost.items())
         blamed = f"; it was lost in {', '.join(self.layers)}" if self.layers else ""
-        return f"{self.rung} ({tried} points on {self.images} validation images{blamed})"
+        words = f"{self.rung} ({tried} points on {self.images} validation images{blamed})"
+        if self.lost[self.rung] > self.allowed:
+            words += ", which is not enough: try `qat > int8`, or `mixed(drop=0.005)`, which leaves layers in float"
+        return words
 
 
 @dataclass(frozen=True)

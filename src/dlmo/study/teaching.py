@@ -156,6 +156,10 @@ class TeacherFile:
                     f"{_short(record.get(name))}, not {_short(wanted)}"
                 )
         network = build(record["network"])
+        if record.get("shapes"):
+            from dlmo.techniques.channel_pruning import with_shapes
+
+            network = with_shapes(network, record["shapes"])
         try:
             network.load_state_dict(tensors)
         except RuntimeError:
