@@ -1,4 +1,5 @@
 import os
+from functools import partial
 
 import pytest
 import torch
@@ -22,7 +23,8 @@ def test_every_file_is_run_on_all_images_by_one_thread_and_by_all(content, rando
 
     monkeypatch.setattr(speed, "predict", watched)
     told = []
-    first, second = speed.measure_speed([content, content], random_images(64, 8), told.append)
+    many = partial(speed.seconds_for_many, images=random_images(64, 8))
+    first, second = speed.measure_speed([content, content], many, told.append)
     cores = os.cpu_count()
     assert ran == [(10_000, 1), (10_000, cores)] * 2
     assert first.threads == second.threads == cores
@@ -31,5 +33,5 @@ def test_every_file_is_run_on_all_images_by_one_thread_and_by_all(content, rando
 
 def test_seconds_are_told(content, random_images, monkeypatch):
     monkeypatch.setattr(speed, "MANY", 300)
-    (found,) = speed.measure_speed([content], random_images(64, 8))
+    (found,) = speed.measure_speed([content], partial(speed.seconds_for_many, images=random_images(64, 8)))
     assert found.many_s > 0 and found.many_all_s > 0

@@ -22,7 +22,7 @@ def paper(shared_store):
     options = Options(epochs=1, store=shared_store)
     finished = run_job("digits", study_job("digits", ["vgg"], ["NQ", "FIQ"], (), None, options), options, None)
     run = finished.run
-    measured = {"cifar10": Measured(run.results, comparer(finished.outcomes, finished.dataset))}
+    measured = {"cifar10": Measured(run.results, comparer(finished.outcomes, finished.workspace.dataset))}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(speed, "MANY", 100)
         speeds = {"cifar10": speeds_of(finished, SilentProgress())}

@@ -28,21 +28,29 @@ class Speed:
 
 
 def measure_speed(
-    contents: Sequence[bytes], images: np.ndarray, progress: Callable[[float], None] = lambda share: None
+    contents: Sequence[bytes],
+    many_seconds: Callable[[bytes], tuple[float, float]],
+    progress: Callable[[float], None] = lambda share: None,
 ) -> list[Speed]:
-    """Time every file on real images (uint8 N x H x W x C; repeated where there are fewer than MANY).
+    """The speed of every file. many_seconds: see `seconds_for_many`, whose answers may be kept.
 
-    Many images are run once, file after file; single ones in turns, as `measure_latency` does.
+    Single images are run in turns, as `measure_latency` does; many images file after file.
     """
     threads = os.cpu_count() or 1
-    many = images[np.arange(MANY) % len(images)]
     latencies = measure_latency(contents, threads, open_file=Runner)
     found = []
     for index, (content, latency) in enumerate(zip(contents, latencies)):
-        seconds = [_seconds(content, many, workers) for workers in (1, threads)]
-        found.append(Speed(threads, latency.p50_ms, *seconds))
+        found.append(Speed(threads, latency.p50_ms, *many_seconds(content)))
         progress((index + 1) / len(contents))
     return found
+
+
+def seconds_for_many(content: bytes, images: np.ndarray) -> tuple[float, float]:
+    """What a file takes for MANY real images (uint8 N x H x W x C; repeated where there are fewer), run once: with one
+    thread and with all."""
+    many = images[np.arange(MANY) % len(images)]
+    one, every = (_seconds(content, many, workers) for workers in (1, os.cpu_count() or 1))
+    return one, every
 
 
 def _seconds(content: bytes, images: np.ndarray, workers: int) -> float:

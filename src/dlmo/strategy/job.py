@@ -119,11 +119,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Finished:
-    """A job's run, every file with its scores, and the data, for whoever compares further."""
+    """A job's run, every file with its scores, and what it worked on, for whoever compares further."""
 
     run: Run
     outcomes: list[Outcome]
-    dataset: Dataset
+    workspace: Workspace
 
 
 @dataclass(frozen=True)
@@ -276,7 +276,7 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
     planned.tracked.finish(run, outcomes)
     if options.folder is not None:
         write_run(options.folder, run, best, outcomes, dataset, options.group_by)
-    return Finished(run, outcomes, dataset)
+    return Finished(run, outcomes, workspace)
 
 
 def _space(job: Job, ready: Prepared) -> Space | None:
@@ -347,7 +347,7 @@ def _refused(job: Job, options: Options, ready: Prepared, out_of_reach: tuple[st
     )
     if options.folder is not None:
         write_run(options.folder, run, None, [], dataset, options.group_by)
-    return Finished(run, [], dataset)
+    return Finished(run, [], ready.workspace)
 
 
 def _choose(job: Job, outcomes: Sequence[Outcome], dataset: Dataset) -> tuple[Choice | None, Outcome]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from dlmo.strategy.train_only import TrainedOnly, train_only
 from dlmo.study import published
 from dlmo.study.results import Run
 from dlmo.study.run import comparer
+from dlmo.study.stages import many_seconds
 
 if TYPE_CHECKING:
     from dlmo.measure.speed import Speed
@@ -103,7 +105,7 @@ def study_paper(asked: Asked, progress: Progress | None = None) -> PaperStudy:
         finished = run_job(part.source, part.job, part.options, progress)
         runs[part.dataset] = finished.run
         speeds[part.dataset] = speeds_of(finished, progress or SilentProgress())
-        compare = comparer(finished.outcomes, finished.dataset)
+        compare = comparer(finished.outcomes, finished.workspace.dataset)
         for seed in asked.options.seeds:
             label = part.dataset if len(asked.options.seeds) == 1 else f"{part.dataset}, seed {seed}"
             results = tuple(result for result in finished.run.results if result.seed == seed)
@@ -180,5 +182,6 @@ def speeds_of(finished: Finished, progress: Progress) -> "dict[str, Speed]":
     outcomes = finished.outcomes
     expected = MANY * sum(outcome.result.latency_ms for outcome in outcomes) / 1000
     with progress.stage(f"run {len(outcomes)} files on {MANY:,} images, one thread and all", 2 * expected) as update:
-        found = measure_speed([outcome.content for outcome in outcomes], finished.dataset.test.images, update)
+        contents = [outcome.content for outcome in outcomes]
+        found = measure_speed(contents, partial(many_seconds, finished.workspace), update)
     return {outcome.result.artifact: speed for outcome, speed in zip(outcomes, found)}

@@ -145,6 +145,25 @@ def _float_content(workspace: Workspace, trained: Trained, for_int8: bool) -> by
     return (workspace.store.stage("float", key, make) / "model.tflite").read_bytes()
 
 
+def many_seconds(workspace: Workspace, content: bytes) -> tuple[float, float]:
+    """What many test images take the file on this machine, with one thread and with all; measured once."""
+
+    def make(folder: Path) -> None:
+        from dlmo.measure.speed import seconds_for_many
+
+        found = seconds_for_many(content, workspace.dataset.test.images)
+        write_atomically(folder / "seconds.json", json.dumps(found).encode())
+
+    inputs = {
+        "content": hashlib.blake2b(content, digest_size=16).hexdigest(),
+        "dataset": workspace.dataset.fingerprint,
+        "machine": workspace.target.identity(),
+    }
+    folder = workspace.store.stage("speed", key_of("speed", VERSIONS["speed"], inputs), make)
+    one, every = json.loads((folder / "seconds.json").read_text())
+    return one, every
+
+
 def scores(workspace: Workspace, content: bytes, split_name: str, name: str) -> np.ndarray:
     """The file's scores on a split (`validation` or `test`), float32 N x classes, by the target's real runtime.
 
