@@ -13,6 +13,7 @@ from dlmo.package.parts import FILES, MANIFEST, remove_package
     "files",
     [
         {},
+        {".DS_Store": ""},
         {"results.json": json.dumps({"dataset": {}, "results": []}), "notes.txt": "mine"},
         {MANIFEST: json.dumps({"dlmo": "0.1.0", "files": {}}), "README.md": ""},
         {"artifacts/preprocessing.json": "{}", "artifacts/a.tflite": "", "model.tflite.part": ""},
@@ -34,6 +35,7 @@ def test_new_folders_and_those_of_earlier_runs_are_free(files, tmp_path):
         {"results.json": "[1, 2]", "manifest.json": '{"name": "a web page"}'},
         {"results.json": "no json"},
         {"artifacts/mine.tflite": ""},
+        {"artifacts": "a file"},
     ],
 )
 def test_a_folder_of_other_files_is_refused(files, tmp_path):

@@ -40,7 +40,8 @@ def check_free(out: Path) -> None:
     """Raise UserError where `out` holds what dlmo did not write: a run replaces files there."""
     if not out.is_dir() or _is_run(out):
         return
-    others = [entry for entry in out.iterdir() if entry.name != _ARTIFACTS or any(entry.iterdir())]
+    seen = [entry for entry in out.iterdir() if not entry.name.startswith(".")]
+    others = [entry for entry in seen if entry.name != _ARTIFACTS or not entry.is_dir() or any(entry.iterdir())]
     if others:
         raise UserError(
             f"--out {out} holds files that are not dlmo's, such as {others[0].name}; name a new folder, an empty one "
