@@ -1,5 +1,6 @@
 """The search's course, with figures that need no training; the whole of it on digits is in test_search_on_digits."""
 
+import re
 import time
 from dataclasses import replace
 
@@ -132,6 +133,21 @@ def test_more_time_goes_on_with_what_was_found(fresh, trained):
     assert few.search.stopped == "the time is up" and not few.recipes
     more = search(fresh, SPACE, terms(fresh, seconds=120))
     assert more.recipes and set(recipes_of(few)) <= set(recipes_of(more))
+
+
+def test_a_longer_search_begins_with_what_a_shorter_one_found_best(fresh, trained):
+    short = search(fresh, SPACE, terms(fresh))
+    tried = {trial.recipe for trial in short.search.trials}
+    best = {untaught(str(recipe)) for recipe in short.recipes if str(recipe) in tried}
+    trained.clear()
+    search(fresh, SPACE, terms(fresh, short=2, long=8, seconds=600))
+    first = [untaught(recipe) for recipe, epochs in trained if epochs == 2][: len(SPACE.first()) + len(best)]
+    assert best and best <= set(first)
+
+
+def untaught(recipe):
+    """The teacher is the best network so far, which is another one at another time."""
+    return re.sub(r"kd\([^)]*\)", "kd", recipe)
 
 
 def test_what_breaks_a_limit_by_its_shape_is_refused_untrained(fresh, trained, monkeypatch):

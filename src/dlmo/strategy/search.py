@@ -10,10 +10,13 @@ can work on one, and who asks the same again with another budget gets what was f
 """
 
 import contextlib
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
+from dlmo.atomic import write_atomically
 from dlmo.errors import UserError, one_line
 from dlmo.measure.accuracy import accuracy
 from dlmo.measure.statistics import wilson_interval
@@ -109,12 +112,25 @@ class _Searcher:
             stopped = self._go_on()
             self._note("ended", {"seconds": self._terms.seconds, "limits": limits, "reason": stopped})
         finalists = self._finalists()
+        self._remember(finalists)
         recipes = {str(rung): rung for recipe in finalists for rung in self._rungs(recipe)}
         plans = {recipe.network: self._plan(recipe, self._terms.long) for recipe in recipes.values()}
         seconds = time.monotonic() - self._begun
         overhead = max(0.0, 1 - self._worked / seconds) if self._worked else 0.0
         trials = (*self._looked_at(), *self._promoted().values())
         return Found(Search(trials, stopped, seconds, overhead), list(recipes.values()), plans)
+
+    def _remember(self, finalists: list[Recipe]) -> None:
+        """Leave what was best to searches of other lengths: who gives more time begins with it."""
+        wanted = {str(recipe) for recipe in finalists}
+        found = {
+            trial.user_attrs["recipe"]: trial.params
+            for trial in self._study.get_trials(deepcopy=False)
+            if trial.user_attrs.get("recipe") in wanted
+        }
+        if found:
+            path = _winners_file(self._workspace, self._space, self._terms)
+            write_atomically(path, json.dumps(list(found.values())).encode())
 
     def _ask_again(self) -> None:
         """Propose anew what other limits than these refused by its shape."""
@@ -372,15 +388,7 @@ def _open_study(workspace: Workspace, space: Space, terms: Terms):
     from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    asked = {
-        "dataset": workspace.dataset.fingerprint,
-        "own": workspace.own.fingerprint if workspace.own else None,
-        "stem": workspace.stem,
-        "target": workspace.target.name,
-        "space": asdict(space),
-        "epochs": terms.short,
-        "seed": terms.seed,
-    }
+    asked = _question(workspace, space, terms) | {"epochs": terms.short}
     folder = workspace.store.growing("search", key_of("search", _VERSION, asked))
     study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(folder / "journal.log"))),
@@ -388,9 +396,35 @@ def _open_study(workspace: Workspace, space: Space, terms: Terms):
         directions=("maximize", "minimize", "minimize"),
         load_if_exists=True,
     )
-    for parameters in space.first():
+    for parameters in (*space.first(), *_winners(workspace, space, terms)):
         study.enqueue_trial(parameters, skip_if_exists=True)
     return study
+
+
+def _question(workspace: Workspace, space: Space, terms: Terms) -> dict[str, object]:
+    """What is searched, whatever the time."""
+    return {
+        "dataset": workspace.dataset.fingerprint,
+        "own": workspace.own.fingerprint if workspace.own else None,
+        "stem": workspace.stem,
+        "target": workspace.target.name,
+        "space": asdict(space),
+        "seed": terms.seed,
+    }
+
+
+def _winners_file(workspace: Workspace, space: Space, terms: Terms) -> Path:
+    """Where a search leaves the parameters of its best recipes."""
+    asked = _question(workspace, space, terms) | {"what": "winners"}
+    return workspace.store.growing("search", key_of("search", _VERSION, asked)) / "winners.json"
+
+
+def _winners(workspace: Workspace, space: Space, terms: Terms) -> list[dict[str, object]]:
+    """The parameters of what an earlier search, as a rule a shorter one, found best."""
+    try:
+        return json.loads(_winners_file(workspace, space, terms).read_bytes())
+    except FileNotFoundError:
+        return []
 
 
 def _with_limits(tier: Budget, budget: Budget) -> Budget:
