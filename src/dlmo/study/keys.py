@@ -14,7 +14,7 @@ VERSIONS = {
     "import": 1,
     "technique": 3,
     "float": 2,
-    "artifact": 5,
+    "artifact": 6,
     "scores": 1,
     "speed": 1,
     "answers": 2,
