@@ -89,7 +89,7 @@ def test_what_microcontrollers_cannot_run_has_no_c_example_and_the_readme_says_w
     older = shutil.copytree(small_run, tmp_path / "older")
     (older / "results.json").unlink()  # what is left is a package, which may be replaced
     (older / "c").mkdir(exist_ok=True)
-    (older / "c" / "stale.cc").touch()
+    (older / "c" / "golden_data.cc").touch()
     make_package(small_run, older, "resnet8@0.25-float16-seed0.tflite")
     assert not (older / "c").exists()
 

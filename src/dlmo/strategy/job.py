@@ -30,6 +30,7 @@ from dlmo.strategy.plan import (
     make_plan,
     plan_for,
     remaining_seconds,
+    remaining_trainings,
 )
 from dlmo.strategy.search import Found, Terms, search
 from dlmo.strategy.space import Space
@@ -192,8 +193,8 @@ def prepare(source: str | Path, job: Job, options: Options, progress: Progress, 
     return Prepared(workspace, recipes, seconds, notes, trackers)
 
 
-def plan_job(ready: Prepared, job: Job, options: Options) -> Planned:
-    """Decide how long everything is trained, or take the plan that the store holds."""
+def plan_job(ready: Prepared, job: Job, options: Options, *, known_only: bool = False) -> Planned | None:
+    """Decide how long everything is trained, or take the plan that the store holds; with `known_only`, nothing else."""
     workspace, recipes, seeds = ready.workspace, ready.recipes, options.seeds
     plan = make_plan(
         workspace,
@@ -204,7 +205,10 @@ def plan_job(ready: Prepared, job: Job, options: Options) -> Planned:
         epochs_of=options.epochs_of,
         all_networks=job.all_networks,
         seeds=len(seeds),
+        known_only=known_only,
     )
+    if plan is None:
+        return None
     for note in plan.notes:
         workspace.progress.note(note)
     planned = [recipe for name in plan.networks for recipe in recipes[name]]
@@ -223,13 +227,15 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
     ready = prepare(source, job, options, progress)
     workspace, dataset, seeds = ready.workspace, ready.workspace.dataset, options.seeds
     space = _space(job, ready)
-    if job.limited:  # before the plan, which times trainings: for a long job, longer than this takes
+    # A plan times trainings, which for a long job takes longer than to see that a limit is out of reach.
+    planned = plan_job(ready, job, options, known_only=job.limited)
+    if job.limited and (planned is None or _trains(workspace, planned, seeds)):  # else refusing would save nothing
         known = [recipe for recipes in ready.recipes.values() for recipe in recipes]
         candidates = smallest(workspace, [*known, *(space.smallest() if space else ())])
         out_of_reach = impossible(gather(workspace, candidates, options.threads), job.budget)
         if out_of_reach:
             return _refused(job, options, ready, out_of_reach)
-    planned = plan_job(ready, job, options)
+    planned = planned or plan_job(ready, job, options)
     plan, recipes, plans, searched = planned.plan, planned.recipes, planned.plan.networks, None
     cluster = _cluster(options)
     # A cluster tells its own time left, which depends on its size.
@@ -277,6 +283,11 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
     if options.folder is not None:
         write_run(options.folder, run, best, outcomes, dataset, options.group_by)
     return Finished(run, outcomes, workspace)
+
+
+def _trains(workspace: Workspace, planned: Planned, seeds: Sequence[int]) -> bool:
+    """Whether a planned job has anything left to train."""
+    return bool(remaining_trainings(workspace, planned.recipes, planned.plan.networks, seeds))
 
 
 def _space(job: Job, ready: Prepared) -> Space | None:

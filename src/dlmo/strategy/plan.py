@@ -152,12 +152,14 @@ def make_plan(
     epochs_of: Mapping[str, float] = MappingProxyType({}),
     all_networks: bool,
     seeds: int = 1,
-) -> Plan:
+    known_only: bool = False,
+) -> Plan | None:
     """Fit schedules to the time, or take `epochs` as given, and `epochs_of` for networks that shall have others.
 
     networks: candidates, best first. recipes: what will be run per network. epochs_of may also name their teachers.
     all_networks: the user named them, so none may be dropped. The plan is kept in the store: the same question gets the
     same answer, whatever the machine does at that moment, and nothing is trained anew.
+    known_only: None where the store does not hold the plan, as making one takes time.
     """
     teachers = _teachers([recipe for network in networks for recipe in recipes[network]])
     for network, value in epochs_of.items():
@@ -203,7 +205,10 @@ def make_plan(
         }
         write_atomically(folder / "plan.json", json.dumps(document).encode())
 
-    folder = workspace.store.stage("plan", key_of("plan", _VERSION, asked), make)
+    key = key_of("plan", _VERSION, asked)
+    if known_only and not workspace.store.has("plan", key):
+        return None
+    folder = workspace.store.stage("plan", key, make)
     document = json.loads((folder / "plan.json").read_text())
     plans = {
         network: replace(
