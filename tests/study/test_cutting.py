@@ -1,6 +1,7 @@
 """Recipes that cut channels down to a size, a latency or a share, from text to files."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -57,7 +58,19 @@ def test_the_latency_is_what_the_table_says(few):
     wanted = 0.85 * total(network)
     artifact = made(few, f"prune_channels(latency={wanted:.6f}, epochs=1) > int8")
     assert total(load_network(few, artifact.trained)) <= wanted + 1e-6
-    assert len(list((few.store.root / "latency").iterdir())) == 1, "measured once"
+    assert len(list((few.store.root / "latency").iterdir())) == 2, "the table, and the file that it would cut: once"
+
+
+@pytest.mark.parametrize("measured, share", [(1.25, 0.8), (0.9, 1.0), (9.0, 0.7)])
+def test_where_layers_in_a_row_take_longer_more_is_cut(measured, share, few, monkeypatch):
+    network = build_network(few, NETWORK).eval()
+    cutting.latency_table(few, NETWORK, network, Int8())
+    wanted = 0.9 + measured / 100  # another question each time
+    step = parse(f"{NETWORK} > prune_channels(latency={wanted}) > int8").further_trainings[0]
+    seen = SimpleNamespace(p50_ms=measured * wanted)
+    monkeypatch.setattr("dlmo.measure.latency.measure_latency", lambda contents, threads, open_file: [seen])
+    target = cutting.target_of(few, step, NETWORK, network, Int8())
+    assert target.limit.most == pytest.approx(share * wanted)
 
 
 def test_keys_follow_what_the_cut_depends_on(few):

@@ -148,6 +148,15 @@ def test_rounds_go_towards_the_limit_in_equal_steps(images):
     assert macs(second) / macs(original) == pytest.approx(0.4, abs=0.03)
 
 
+@pytest.mark.parametrize("ratio", [0.125, 0.25, 0.5])
+def test_rounds_cut_no_more_than_one_cut(ratio, images):
+    original, target = network("resnet8"), Target(ratio, None, "magnitude", "layer", 8)
+    smaller = original
+    for number in (1, 2, 3):
+        smaller = cut(smaller, original, target, images, done=number / 3)
+    assert shapes_of(smaller, original) == shapes_of(cut(original, original, target, images), original) != {}
+
+
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_the_weakest_channels_go(criterion, images):
     """A channel that does nothing is worthless to every criterion."""

@@ -13,8 +13,9 @@ VERSIONS = {
     "train": 3,
     "import": 1,
     "technique": 3,
+    "cut": 2,
     "float": 2,
-    "artifact": 6,
+    "artifact": 7,
     "scores": 1,
     "speed": 1,
     "answers": 2,
@@ -57,7 +58,7 @@ def technique_key(
     if isinstance(step, PruneChannels):
         from dlmo.study.cutting import key_inputs
 
-        inputs |= key_inputs(workspace, step, network, precision)
+        inputs |= key_inputs(workspace, step, network, precision) | {"cut": VERSIONS["cut"]}
     taught = step.parent_teaches
     if kd is None and taught is not None:
         inputs["kd"] = {"loss": taught.loss, "views": taught.views_in(schedule.epochs), **taught.settings}

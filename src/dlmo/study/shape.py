@@ -6,14 +6,18 @@ is which layers lose the channels that a ranking over all layers takes, and wher
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dlmo.atomic import write_atomically
-from dlmo.study.recipe import Int8, Mixed, Prune, PruneChannels, Qat, Recipe, Step
+from dlmo.study.recipe import Int8, Mixed, Precision, Prune, PruneChannels, Qat, Recipe, Step
 from dlmo.study.store import key_of
 from dlmo.study.workspace import Workspace, build_network
 
+if TYPE_CHECKING:
+    from torch import nn
+
 # Raise it when the code here, or that of the conversion, changes what a file takes.
-_VERSION = 2
+_VERSION = 3
 # Enough to give every activation a range.
 _SEEN_IMAGES = 16
 
@@ -22,23 +26,35 @@ def untrained_file(workspace: Workspace, recipe: Recipe) -> bytes:
     """The file of a recipe that nothing was trained for. Kept in the store, shared by all data of this shape."""
 
     def make(folder: Path) -> None:
-        from dlmo.study.conversion import artifact_content
-
-        data = workspace.dataset
-        precision = recipe.precision
-        if isinstance(precision, Int8 | Mixed):  # what `mixed` takes away from int8, training decides
-            precision = Int8(calibration=_SEEN_IMAGES)
-        content, _ = artifact_content(
-            _untrained_float(workspace, recipe),
-            precision,
-            replace(data, validation=data.validation.spread(_SEEN_IMAGES)),
-            0,
-            fake_quantized=_holds(recipe, Qat),
-            pruned=_holds(recipe, Prune),
-        )
+        content = _untrained_float(workspace, recipe)
+        qat, pruned = _holds(recipe, Qat), _holds(recipe, Prune)
+        content = _in_precision(workspace, content, recipe.precision, fake_quantized=qat, pruned=pruned)
         write_atomically(folder / "model.tflite", content)
 
     return (workspace.store.stage("shape", file_key(workspace, recipe), make) / "model.tflite").read_bytes()
+
+
+def file_of(workspace: Workspace, network: "nn.Module", precision: Precision) -> bytes:
+    """The file of a network as it stands, whose weights say nothing yet."""
+    from dlmo.study.conversion import float_content
+    from dlmo.techniques.integer_form import integer_form, needs_integer_form
+
+    if isinstance(precision, Int8 | Mixed) and needs_integer_form(network):
+        network = integer_form(network)
+    content = float_content(network, workspace.dataset, False)
+    return _in_precision(workspace, content, precision, fake_quantized=False, pruned=False)
+
+
+def _in_precision(
+    workspace: Workspace, content: bytes, precision: Precision, *, fake_quantized: bool, pruned: bool
+) -> bytes:
+    from dlmo.study.conversion import artifact_content
+
+    data = workspace.dataset
+    if isinstance(precision, Int8 | Mixed):  # what `mixed` takes away from int8, training decides
+        precision = Int8(calibration=_SEEN_IMAGES)
+    data = replace(data, validation=data.validation.spread(_SEEN_IMAGES))
+    return artifact_content(content, precision, data, 0, fake_quantized=fake_quantized, pruned=pruned)[0]
 
 
 def file_key(workspace: Workspace, recipe: Recipe) -> str:
@@ -54,7 +70,7 @@ def _untrained_float(workspace: Workspace, recipe: Recipe) -> bytes:
     from dlmo.techniques.integer_form import integer_form, needs_integer_form
 
     quantization_aware = _holds(recipe, Qat)
-    fresh = _initial(workspace, recipe.network)
+    fresh = initial_network(workspace, recipe.network)
     rewritten = isinstance(recipe.precision, Int8 | Mixed) and not quantization_aware and needs_integer_form(fresh)
 
     def make(folder: Path) -> None:
@@ -72,7 +88,7 @@ def _untrained_float(workspace: Workspace, recipe: Recipe) -> bytes:
     return (workspace.store.stage("shape", key_of("shape", _VERSION, inputs), make) / "model.tflite").read_bytes()
 
 
-def _initial(workspace: Workspace, name: str):
+def initial_network(workspace: Workspace, name: str) -> "nn.Module":
     """The network with its initial weights, the same each time.
 
     Each is moved a little: constants that are equal, such as initial biases, share one place in a file.

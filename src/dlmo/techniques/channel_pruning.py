@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -125,14 +126,14 @@ def cut(network: nn.Module, original: nn.Module, target: Target, images: Split, 
     """A smaller copy of `network`, which is `original` or was cut from it.
 
     images: the training images, for their shape and for criteria that look at gradients.
-    done: how much of the whole cut is reached hereafter, 0 to 1. Widths are rounded by the last cut only: rounding
-    each would undo small ones.
+    done: how much of the whole cut is reached hereafter, 0 to 1. Widths are rounded by the last cut only, as rounding
+    each would undo small ones; those before it leave what that rounding will keep: a channel less, and it would have to
+    go on to the next multiple.
     """
     height, width, channels = input_shape = images.images.shape[1:]
     sample = torch.zeros(1, channels, height, width)
     groups = _groups(network, sample, target.criterion, images)
     widths = {name: original.get_submodule(name).weight.shape[0] for name in groups}
-    multiple = target.round_to if done == 1 else 1
     ranks = {name: group.scores for name, group in groups.items()}
     costs = None
     if target.limit is not None:
@@ -140,17 +141,23 @@ def cut(network: nn.Module, original: nn.Module, target: Target, images: Split, 
         if target.scope == "global":
             ranks = {name: _lost(group) / costs.per_channel(name, target.round_to) for name, group in groups.items()}
 
-    def kept(share: float) -> dict[str, int]:
+    def kept(share: float, multiple: int) -> dict[str, int]:
         """Channels of each group when about this share of all goes."""
         counts = _counts(ranks, share, target.scope)
         return {name: _rounded(counts[name], len(ranks[name]), widths[name], multiple) for name in groups}
 
-    if costs is None:
-        wanted = sum(widths.values()) * (1 - target.ratio * done)
-        counts = kept(max(0.0, 1 - wanted / sum(map(len, ranks.values()))))
-    else:
+    def reached(done: float, multiple: int) -> dict[str, int]:
+        """Channels of each group when so much of the whole cut is done."""
+        if costs is None:
+            wanted = sum(widths.values()) * (1 - target.ratio * done)
+            return kept(max(0.0, 1 - wanted / sum(map(len, ranks.values()))), multiple)
         whole = total_cost(original, input_shape, target.limit)
-        counts = _within(whole - max(0.0, whole - target.limit.most) * done, kept, costs, target.limit)
+        most = whole - max(0.0, whole - target.limit.most) * done
+        return _within(most, partial(kept, multiple=multiple), costs, target.limit)
+
+    counts = reached(1.0, target.round_to)
+    if done < 1:
+        counts = {name: max(count, counts[name]) for name, count in reached(done, 1).items()}
     smaller = _without(network, sample, {name: ranks[name].argsort()[: -counts[name]] for name in groups})
     _check_rebuilt(smaller, original, sample)
     return smaller
