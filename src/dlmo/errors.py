@@ -8,6 +8,10 @@ class UserError(Exception):
     """Wrong input: says what, where and what to do. Ends the command with exit code 2."""
 
 
+class DeviceError(UserError):
+    """A device that answers no more: what was to be measured there is not at fault, and may be tried again."""
+
+
 class BudgetError(Exception):
     """No result meets the budget. Ends the command with exit code 3, after the results were written.
 
@@ -17,6 +21,11 @@ class BudgetError(Exception):
     def __init__(self, run) -> None:
         super().__init__("no candidate meets the budget; nearest: " + (run.nearest[0] if run.nearest else "none"))
         self.run = run
+
+
+def missing_extra(what: str, extra: str) -> UserError:
+    """The error where an optional dependency is not installed, with the command that installs it."""
+    return UserError(f"{what}: in dlmo's folder, pip install -c constraints.txt '.[{extra}]'")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

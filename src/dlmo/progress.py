@@ -1,7 +1,7 @@
 """What long work reports to, whoever shows it."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 Update = Callable[[float], None]
@@ -33,3 +33,13 @@ class SilentProgress:
 
     def note(self, text: str) -> None:
         pass
+
+
+class WithinTotal:
+    """One of several works that share a total, which whoever runs them all has opened."""
+
+    def __init__(self, whole: Progress) -> None:
+        self.stage, self.note = whole.stage, whole.note
+
+    def total(self, expected_seconds: float | None) -> AbstractContextManager[None]:
+        return nullcontext()

@@ -88,7 +88,7 @@ def test_networks_stay_together_in_given_order(run):
     assert list(dict.fromkeys(names)) == [
         "mobilenet_v2",
         "mobilenet_v2@0.5",
-        "wide_resnet_16_1@0.25",
+        "wide_resnet_16_1\n@0.25",  # in two lines before its width, not in the middle of a word
         "resnet20",
     ]
     assert names == sorted(names, key=names.index)

@@ -176,5 +176,5 @@ def test_without_the_extra_the_way_to_get_it_is_named(monkeypatch, int8_file):
     import importlib.util
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'dlmo\[mcu\]'"):
+    with pytest.raises(UserError, match=r"pip install -c constraints.txt '.\[mcu\]'"):
         tflm.arena(int8_file)

@@ -1,9 +1,13 @@
+"""What shape alone tells before any training, and what it refuses."""
+
+from types import SimpleNamespace
+
 import pytest
 
 from dlmo.errors import BudgetError
 from dlmo.strategy.budget import make_budget
-from dlmo.strategy.evidence import Evidence, impossible, refusal, smallest
-from dlmo.strategy.job import Options
+from dlmo.strategy.evidence import Evidence, gather, impossible, refusal, smallest
+from dlmo.strategy.job import Options, _too_large
 from dlmo.strategy.optimize import optimize
 from dlmo.study.recipe import parse
 
@@ -46,12 +50,6 @@ def test_the_smallest_networks_stand_for_all(workspace):
 def test_an_impossible_budget_is_refused_without_training(limit, time, shared_store, tmp_path, monkeypatch):
     monkeypatch.setattr("dlmo.strategy.plan._seconds_per_epoch", None)  # not even a step is timed
     options = Options(time=time, epochs=None if time else 1, store=shared_store, out=tmp_path / "out")
-    (tmp_path / "out" / "c").mkdir(parents=True)
-    earlier = [
-        tmp_path / "out" / name for name in ("model.tflite", "c/model_data.cc", "model_card.md", "manifest.json")
-    ]
-    for path in earlier:
-        path.write_text('{"dlmo": "0.1.0"}')
     trained = set(shared_store.glob("train/*"))
     with pytest.raises(BudgetError, match="allowed") as caught:
         optimize("digits", network=["resnet8@0.25"], options=options, **limit)
@@ -60,4 +58,29 @@ def test_an_impossible_budget_is_refused_without_training(limit, time, shared_st
     assert "nothing was trained" in run.notes[-1]
     assert set(shared_store.glob("train/*")) == trained
     assert "allowed" in (tmp_path / "out" / "report.html").read_text()
-    assert not any(path.exists() for path in earlier), "no file speaks for another run"
+
+
+def test_a_refused_budget_leaves_the_model_of_an_earlier_run_alone(shared_store, tmp_path):
+    earlier = {name: '{"dlmo": "0.1.0", "files": {}}' for name in ("model.tflite", "manifest.json", "report.html")}
+    for name, text in earlier.items():
+        (tmp_path / name).write_text(text)
+    options = Options(epochs=1, store=shared_store, out=tmp_path)
+    with pytest.raises(BudgetError) as caught:
+        optimize("digits", network=["resnet8@0.25"], options=options, max_size="1KB")
+    assert f"{tmp_path} keeps the model" in caught.value.run.notes[-1]
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == earlier
+
+
+def test_setups_that_are_too_large_leave_their_time_to_the_search(workspace):
+    recipes = [parse(f"resnet8@0.25 > {steps}") for steps in ("float32", "float16", "prune > int8")]
+    half, least = (entry.size_bytes for entry in gather(workspace, recipes[1:], 1))
+    assert least < half
+    ready = SimpleNamespace(workspace=workspace)
+
+    def too_large(limit, recipes=recipes):
+        return _too_large(ready, SimpleNamespace(recipes=recipes), make_budget("low", max_size=str(limit)))
+
+    assert too_large((least + half) // 2) == [recipes[1]]
+    assert too_large(2 * half) == [], "the plain network stays too: losses are measured against it"
+    assert too_large(10) == recipes[1:]
+    assert too_large(10, recipes[1:]) == [], "without it there would be nothing to begin with"

@@ -7,7 +7,7 @@ from dlmo.cli import app
 from dlmo.data import cifar
 from dlmo.errors import UserError
 from dlmo.strategy import paper
-from dlmo.strategy.job import Options, run_job
+from dlmo.strategy.job import Options, prepare
 from dlmo.strategy.paper import Asked, study_paper
 
 
@@ -15,7 +15,7 @@ from dlmo.strategy.paper import Asked, study_paper
 def on_digits(monkeypatch):
     """Every data set is the digits, and there."""
     monkeypatch.setattr(cifar, "find_release", lambda release, place: None)
-    monkeypatch.setattr(paper, "run_job", lambda source, *others: run_job("digits", *others))
+    monkeypatch.setattr(paper, "prepare", lambda source, *others: prepare("digits", *others))
 
 
 def test_distillation_stands_beside_plain_training_with_as_many_updates(on_digits, shared_store, tmp_path):

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from dlmo.errors import DeviceError
 from dlmo.strategy import search as searching
 from dlmo.strategy.budget import make_budget
 from dlmo.strategy.evidence import Evidence
@@ -45,6 +46,15 @@ def trained(monkeypatch):
     return asked
 
 
+@pytest.fixture
+def small_files(monkeypatch):
+    """No recipe is refused by its shape."""
+    costs = 4_000, None, 0.1, 5_000
+    monkeypatch.setattr(
+        searching.evidence, "gather", lambda workspace, recipes, threads: [Evidence(r, *costs) for r in recipes]
+    )
+
+
 def promoted(self, recipe):
     """As the real one, without the files of the recipes that lead to this one."""
     found = self._trained(recipe, self._terms.long)
@@ -78,7 +88,7 @@ def test_short_trainings_sort_and_long_ones_decide(fresh, trained):
     assert final & set(long)
     for recipe in found.recipes:
         assert found.plans[recipe.network].train.epochs == 4
-    assert 0 <= found.search.overhead <= 1
+    assert found.search.overhead is None, "nothing was trained or measured in earnest"
 
 
 def test_the_front_of_what_was_trained_long_comes_through(fresh, trained):
@@ -189,7 +199,7 @@ def test_limits_after_a_search_without_any_still_find_what_keeps_them(fresh, tra
     assert long and {trial.recipe for trial in long} & set(map(str, found.recipes))
 
 
-def test_it_stops_when_limits_and_accuracy_are_surely_kept(fresh, trained):
+def test_it_stops_when_limits_and_accuracy_are_surely_kept(fresh, trained, small_files):
     def searched(wanted, folder):
         budget = make_budget("low", max_size="1MB", min_accuracy=wanted)
         asked = terms(fresh, budget=budget, limited=True)
@@ -220,6 +230,48 @@ def test_a_recipe_that_breaks_ends_no_search(fresh, monkeypatch):
     monkeypatch.setattr(searching, "make_artifact", full)
     with pytest.raises(OSError, match="No space left"):
         search(replace(fresh, store=Store(fresh.store.root / "other")), SPACE, terms(fresh))
+
+
+def test_a_device_that_is_gone_is_not_the_recipes_fault(fresh, monkeypatch):
+    tried = []
+
+    def gone(workspace, recipe, plan, seed):
+        tried.append(recipe)
+        raise DeviceError("device board: no answer")
+
+    monkeypatch.setattr(searching, "make_artifact", gone)
+    with pytest.raises(DeviceError):
+        search(fresh, SPACE, terms(fresh))
+    asked = []
+    monkeypatch.setattr(searching._Searcher, "_trained", lambda self, recipe, epochs: asked.append(recipe) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        search(fresh, SPACE, terms(fresh))
+    assert asked == tried, "it is tried again"
+
+
+def test_what_the_choice_would_refuse_does_not_meet_the_budget(fresh, trained, small_files):
+    budget = make_budget("low", max_size="1MB", min_accuracy=0.8)
+    better = terms(fresh, budget=budget, limited=True, plain={"resnet8@0.5": 0.99})
+    found = search(fresh, SPACE, better).search
+    assert found.stopped == "nothing new was proposed", "all lose more than a point against the plain network"
+
+
+def test_a_budget_that_was_met_and_is_no_more_is_searched_again(fresh, trained, small_files):
+    asked = terms(fresh, budget=make_budget("low", max_size="1MB", min_accuracy=0.8), limited=True)
+    assert search(fresh, SPACE, asked).search.stopped == "the budget is met"
+    assert search(fresh, SPACE, asked).search.stopped == "the budget is met, in an earlier run"
+    again = search(fresh, SPACE, replace(asked, plain={"resnet8@0.5": 0.99})).search
+    assert again.stopped == "nothing new was proposed"
+
+
+def test_a_line_cut_short_in_the_journal_is_taken_off(fresh, trained, tmp_path):
+    first = search(fresh, SPACE, terms(fresh)).search
+    (journal,) = fresh.store.root.glob("search/*/journal.log")
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + b'{"op_code": 4, "trial')
+    more = search(fresh, SPACE, terms(fresh, seconds=120)).search
+    assert first.trials and {trial.recipe for trial in first.trials} <= {trial.recipe for trial in more.trials}
+    assert journal.read_bytes().startswith(whole)
 
 
 def test_what_the_time_left_does_not_allow_is_not_begun(fresh, trained):

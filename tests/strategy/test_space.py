@@ -25,7 +25,7 @@ class Answers:
 def test_parameters_become_a_recipe():
     space = space_for("cpu", 1_000, SHAPE, "auto", (), own=False)
     answers = Answers(network="resnet8", width=0.5, stem="small", kd=True, cut=0.25, form="qat > int8")
-    text = "resnet8@0.5 > kd(resnet14) > prune_channels(0.25, scope=layer) > qat > int8"
+    text = "resnet8@0.5 > kd(resnet14, loss=dkd) > prune_channels(0.25, scope=layer) > qat > int8"
     assert str(space.recipe(answers, "resnet14")) == text == str(parse(text))
     answers.values |= {"width": 1.0, "cut": 0.0, "form": "float16"}
     assert str(space.recipe(answers, "resnet8")) == "resnet8 > float16", "nobody teaches himself"

@@ -153,5 +153,5 @@ def test_places_that_cannot_hold_a_log(tmp_path):
 def test_a_missing_extra_names_what_to_install(kind, monkeypatch):
     name = kind.partition(":")[0]
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(UserError, match=rf"pip install 'dlmo\[{name}\]'"):
+    with pytest.raises(UserError, match=rf"pip install -c constraints.txt '.\[{name}\]'"):
         tracking.find([kind])

@@ -57,14 +57,13 @@ def write_study(out: Path, study: PaperStudy) -> None:
     """Write the comparison into `out`, beside the folders of the runs."""
     out.mkdir(parents=True, exist_ok=True)
     pictures = _pictures(study)
-    for name, picture in pictures.items():
-        write_atomically(out / name, picture.encode())
-    for name, text in (
-        ("study.csv", study_csv(study)),
-        ("study.md", study_markdown(study, list(pictures))),
-        ("report.html", study_html(study, pictures)),
-        ("results.json", json.dumps(study.to_json(), indent=1, ensure_ascii=False) + "\n"),
-    ):
+    files = {
+        "results.json": json.dumps(study.to_json(), indent=1, ensure_ascii=False) + "\n",  # first: dlmo's by it
+        "study.csv": study_csv(study),
+        "study.md": study_markdown(study, list(pictures)),
+        "report.html": study_html(study, pictures),
+    } | pictures
+    for name, text in files.items():
         write_atomically(out / name, text.encode())
 
 

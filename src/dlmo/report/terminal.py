@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 CHOSEN = ">"  # plain characters: they survive every terminal, font and log file
 FRONT = "*"
 FAILED = "!"
+_NETWORK_WIDTH = 20  # of 80 columns, where names and figures need more than there is
 
 
 def print_trained(found: TrainedOnly, console: Console) -> None:
@@ -151,7 +152,7 @@ def results_table(run: Run) -> Table:
     several_seeds = len({result.seed for result in results}) > 1
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("", no_wrap=True)
-    table.add_column("network", overflow="fold", min_width=min(20, _longest(results)))
+    table.add_column("network", overflow="fold", min_width=min(_NETWORK_WIDTH, _longest(results)))
     table.add_column("setup", overflow="fold", min_width=10)
     if several_seeds:
         table.add_column("seed", justify="right", no_wrap=True)
@@ -168,7 +169,7 @@ def results_table(run: Run) -> Table:
         mark = CHOSEN if result == chosen else FRONT if result in front else ""
         table.add_row(
             mark,
-            Text(result.network, style="dim" if same_network else ""),
+            Text(_folded(result.network), style="dim" if same_network else ""),
             _setup(result),
             *([str(result.seed)] if several_seeds else []),
             wording.kilobytes(result.size_bytes),
@@ -181,6 +182,14 @@ def results_table(run: Run) -> Table:
         seed = [str(failure.seed)] if several_seeds else []
         table.add_row(FAILED, Text(failure.network), Text(failure.setup), *seed, "", "failed", "", style="red")
     return table
+
+
+def _folded(network: str) -> str:
+    """A long name in two lines, before its width or its stem, rather than in the middle of a word."""
+    if len(network) <= _NETWORK_WIDTH:
+        return network
+    ends = [position for position, letter in enumerate(network[: _NETWORK_WIDTH + 1]) if letter in "@:"]
+    return f"{network[: ends[-1]]}\n{network[ends[-1] :]}" if ends else network
 
 
 def _longest(results: list[Result]) -> int:

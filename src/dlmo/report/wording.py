@@ -75,11 +75,16 @@ def search_words(search: Search) -> str:
     """What a search did, why it stopped, and what of its time was not work."""
     short = {trial.recipe: trial.epochs for trial in reversed(search.trials) if not trial.refused}
     long = sum(trial.epochs > short[trial.recipe] for trial in search.trials if not trial.refused)
-    refused = sum(bool(trial.refused) for trial in search.trials)
+    refused = sum(bool(trial.refused) and not trial.epochs for trial in search.trials)
+    failed = sum(bool(trial.refused) and bool(trial.epochs) for trial in search.trials)
+    rest = (
+        "" if search.overhead is None
+        else f" Neither training, conversion nor measuring: {percent(search.overhead)} % of that time."
+    )  # fmt: skip
     return (
         f"Beside the setups, recipes trained short: {len(short)}, of these also long: {long}, refused untrained: "
-        f"{refused}. Stopped after {duration(search.seconds)}: {search.stopped}. Neither training, conversion nor "
-        f"measuring: {percent(search.overhead)} % of that time."
+        f"{refused}{f', failed: {failed}' if failed else ''}. Stopped after {duration(search.seconds)}: "
+        f"{search.stopped}.{rest}"
     )
 
 

@@ -35,10 +35,14 @@ def reference_of(results: Sequence[Result]) -> Result:
     return max(plain, key=lambda result: result.validation_accuracy)
 
 
-def pick(results: Sequence[Result], budget: Budget) -> Result | None:
-    """The result that meets the budget and serves its goal best; None if none meets it."""
+def pick(results: Sequence[Result], budget: Budget, plain: float | None = None) -> Result | None:
+    """The result that meets the budget and serves its goal best; None if none meets it.
+
+    plain: what a drop is measured against, 0 to 1, where that is none of the results.
+    """
     reference = reference_of(results)
-    legal = [r for r in results if not shortfalls(r, budget, reference.validation_accuracy)]
+    before = reference.validation_accuracy if plain is None else plain
+    legal = [r for r in results if not shortfalls(r, budget, before)]
     if not legal:
         return None
     if budget.goal == "size":

@@ -6,7 +6,7 @@ What needs a runtime is imported where it is used: `train_only` shares the first
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from dlmo.progress import Progress, SilentProgress
 from dlmo.strategy import legality
 from dlmo.strategy.budget import Budget, parse_duration
 from dlmo.strategy.choose import asked_for, choose, nearest
-from dlmo.strategy.evidence import gather, impossible, smallest
+from dlmo.strategy.evidence import Evidence, gather, impossible, refusal, smallest
 from dlmo.strategy.own import Own, possible, take_in
 from dlmo.strategy.plan import (
     Plan,
@@ -38,6 +38,7 @@ from dlmo.study.graph import file_task
 from dlmo.study.recipe import Float32, PruneChannels, Qat, Recipe, parse
 from dlmo.study.results import Choice, Result, Run
 from dlmo.study.run import Cluster, Outcome, comparer, make_recipes, run_recipes
+from dlmo.study.shape import untrained_file
 from dlmo.study.stages import make_artifact, scores
 from dlmo.study.store import open_store
 from dlmo.study.trainings import check_cutting, check_teaching
@@ -219,16 +220,19 @@ def plan_job(ready: Prepared, job: Job, options: Options, *, known_only: bool = 
 
 def run_job(source: str | Path, job: Job, options: Options, progress: Progress | None) -> Finished:
     """Read the data, plan, run every recipe, choose, and write the folder of `options.out`."""
+    begun = time.monotonic()
+    return run_prepared(prepare(source, job, options, progress or SilentProgress()), job, options, begun)
+
+
+def run_prepared(ready: Prepared, job: Job, options: Options, begun: float, planned: Planned | None = None) -> Finished:
+    """The rest of `run_job`. begun: when its time began, by time.monotonic(). planned: where that was done already."""
     from dlmo.measure.latency import machine
     from dlmo.package.folder import mistakes_of, write_run
 
-    begun = time.monotonic()
-    progress = progress or SilentProgress()
-    ready = prepare(source, job, options, progress)
     workspace, dataset, seeds = ready.workspace, ready.workspace.dataset, options.seeds
     space = _space(job, ready)
     # A plan times trainings, which for a long job takes longer than to see that a limit is out of reach.
-    planned = plan_job(ready, job, options, known_only=job.limited)
+    planned = planned or plan_job(ready, job, options, known_only=job.limited)
     if job.limited and (planned is None or _trains(workspace, planned, seeds)):  # else refusing would save nothing
         known = [recipe for recipes in ready.recipes.values() for recipe in recipes]
         candidates = smallest(workspace, [*known, *(space.smallest() if space else ())])
@@ -236,13 +240,18 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
         if out_of_reach:
             return _refused(job, options, ready, out_of_reach)
     planned = planned or plan_job(ready, job, options)
+    left_out: tuple[str, ...] = ()
+    if space is not None and job.budget.max_size is not None:
+        too_large = _too_large(ready, planned, job.budget)
+        left_out = (f"not tried, as their files are too large whatever they learn: {len(too_large)} of the setups",)
+        left_out = left_out if too_large else ()
+        planned = replace(planned, recipes=[recipe for recipe in planned.recipes if recipe not in too_large])
     plan, recipes, plans, searched = planned.plan, planned.recipes, planned.plan.networks, None
     cluster = _cluster(options)
-    # A cluster tells its own time left, which depends on its size.
-    expected = None if cluster else remaining_seconds(workspace, recipes, plans, seeds)
+    expected = expected_seconds(ready, planned, options)
     if space is not None:
         expected = max(expected or 0.0, ready.seconds)
-    with progress.total(expected), planned.tracked.following():
+    with workspace.progress.total(expected), planned.tracked.following():
         if space is not None:
             failed = make_recipes(workspace, recipes, plans, seeds, cluster)
             made = [recipe for recipe in recipes if file_task(recipe, seeds[0]) not in failed]
@@ -265,6 +274,7 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
         nearest=nearest(results, job.budget) if job.budget and choice is None else (),
         notes=(
             *ready.notes,
+            *left_out,
             *plan.notes,
             *_handling_notes(workspace),
             *_repair_notes(results),
@@ -283,6 +293,30 @@ def run_job(source: str | Path, job: Job, options: Options, progress: Progress |
     if options.folder is not None:
         write_run(options.folder, run, best, outcomes, dataset, options.group_by)
     return Finished(run, outcomes, workspace)
+
+
+def _too_large(ready: Prepared, planned: Planned, budget: Budget) -> list[Recipe]:
+    """Of the planned recipes those whose file is larger than allowed, whatever it learns. The search gets their time.
+
+    What nothing is applied to stays: losses are measured against it. Latency and memory, which another measurement may
+    see otherwise, are left to the search.
+    """
+    workspace = ready.workspace
+    asked = [recipe for recipe in planned.recipes if recipe.steps != (Float32(),)]
+    if workspace.target.tells_flash:
+        found = gather(workspace, asked, 1)
+    else:
+        found = [Evidence(recipe, len(untrained_file(workspace, recipe)), None, None, None) for recipe in asked]
+    by_size = replace(budget, max_latency_ms=None, max_ram=None)
+    too_large = [entry.recipe for entry in found if refusal(entry, by_size)]
+    return too_large if len(too_large) < len(planned.recipes) else []
+
+
+def expected_seconds(ready: Prepared, planned: Planned, options: Options) -> float | None:
+    """What the recipes of a planned job still take; None for a cluster, which tells its own time left by its size."""
+    if options.cluster is not None:
+        return None
+    return remaining_seconds(ready.workspace, planned.recipes, planned.plan.networks, options.seeds)
 
 
 def _trains(workspace: Workspace, planned: Planned, seeds: Sequence[int]) -> bool:
@@ -339,9 +373,13 @@ def _search(
 def _refused(job: Job, options: Options, ready: Prepared, out_of_reach: tuple[str, ...]) -> Finished:
     """The run of a budget that no candidate can keep, whatever it learns."""
     from dlmo.measure.latency import machine
-    from dlmo.package.folder import write_run
+    from dlmo.package.folder import holds_model, write_run
 
     dataset = ready.workspace.dataset
+    kept = options.folder is not None and holds_model(options.folder)
+    notes = ["nothing was trained: the files of the smallest candidates, untrained, break the limits"]
+    if kept:
+        notes.append(f"{options.out} keeps the model and the reports of the earlier run; nothing was written")
     run = Run(
         title=job.command,
         dataset=_describe(dataset, job.command),
@@ -351,12 +389,12 @@ def _refused(job: Job, options: Options, ready: Prepared, out_of_reach: tuple[st
         results=(),
         choice=None,
         nearest=out_of_reach,
-        notes=(*ready.notes, "nothing was trained: the files of the smallest candidates, untrained, break the limits"),
+        notes=(*ready.notes, *notes),
         classes=dataset.classes,
         confusion=(),
         mistakes=(),
     )
-    if options.folder is not None:
+    if options.folder is not None and not kept:
         write_run(options.folder, run, None, [], dataset, options.group_by)
     return Finished(run, [], ready.workspace)
 

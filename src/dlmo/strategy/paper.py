@@ -1,5 +1,6 @@
 """The reference study's grids: its networks, its setups, its data sets, ours beside theirs."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -8,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from dlmo import networks as registry
 from dlmo.errors import UserError
-from dlmo.progress import Progress, SilentProgress
+from dlmo.progress import Progress, SilentProgress, WithinTotal
 from dlmo.strategy.budget import parse_duration
 from dlmo.strategy.findings import Finding, Measured, findings, findings_on_teaching
-from dlmo.strategy.job import Finished, Job, Options, run_job
+from dlmo.strategy.job import Finished, Job, Options, expected_seconds, plan_job, prepare, run_prepared
 from dlmo.strategy.study import study_job
 from dlmo.strategy.train_only import TrainedOnly, train_only
 from dlmo.study import published
@@ -98,18 +99,30 @@ class Asked:
 
 def study_paper(asked: Asked, progress: Progress | None = None) -> PaperStudy:
     """Run what is asked for and compare it with what the study published."""
+    from dlmo.package.folder import check_free, check_writable
+
+    progress = progress or SilentProgress()
     runs: dict[str, Run] = {}
     measured: dict[str, Measured] = {}
     speeds: dict[str, dict[str, Speed]] = {}
-    for part in _parts(asked):
-        finished = run_job(part.source, part.job, part.options, progress)
-        runs[part.dataset] = finished.run
-        speeds[part.dataset] = speeds_of(finished, progress or SilentProgress())
-        compare = comparer(finished.outcomes, finished.workspace.dataset)
-        for seed in asked.options.seeds:
-            label = part.dataset if len(asked.options.seeds) == 1 else f"{part.dataset}, seed {seed}"
-            results = tuple(result for result in finished.run.results if result.seed == seed)
-            measured[label] = Measured(results, compare)
+    parts = _parts(asked)
+    if asked.options.folder is not None:
+        check_writable(asked.options.folder)
+        check_free(asked.options.folder)
+    # All of them first: what is wrong with the last one is better known before a day of training, and so is the time.
+    ready = [prepare(part.source, part.job, part.options, WithinTotal(progress)) for part in parts]
+    planned = [plan_job(one, part.job, part.options) for one, part in zip(ready, parts)]
+    seconds = [expected_seconds(*one, part.options) for *one, part in zip(ready, planned, parts)]
+    with progress.total(None if None in seconds else sum(seconds)):
+        for part, data, plan in zip(parts, ready, planned):
+            finished = run_prepared(data, part.job, part.options, time.monotonic(), plan)
+            runs[part.dataset] = finished.run
+            speeds[part.dataset] = speeds_of(finished, progress)
+            compare = comparer(finished.outcomes, finished.workspace.dataset)
+            for seed in asked.options.seeds:
+                label = part.dataset if len(asked.options.seeds) == 1 else f"{part.dataset}, seed {seed}"
+                results = tuple(result for result in finished.run.results if result.seed == seed)
+                measured[label] = Measured(results, compare)
     grid = GRIDS[asked.name]
     found = PaperStudy(asked.name, grid.title, runs, grid.findings(measured), speeds)
     if asked.options.folder is not None:
@@ -180,8 +193,7 @@ def speeds_of(finished: Finished, progress: Progress) -> "dict[str, Speed]":
     from dlmo.measure.speed import MANY, measure_speed
 
     outcomes = finished.outcomes
-    expected = MANY * sum(outcome.result.latency_ms for outcome in outcomes) / 1000
-    with progress.stage(f"run {len(outcomes)} files on {MANY:,} images, one thread and all", 2 * expected) as update:
+    with progress.stage(f"run {len(outcomes)} files on {MANY:,} images, one thread and all") as update:
         contents = [outcome.content for outcome in outcomes]
         found = measure_speed(contents, partial(many_seconds, finished.workspace), update)
     return {outcome.result.artifact: speed for outcome, speed in zip(outcomes, found)}

@@ -11,20 +11,21 @@ can work on one, and who asks the same again with another budget gets what was f
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from dlmo.atomic import write_atomically
-from dlmo.errors import UserError, one_line
+from dlmo.errors import DeviceError, UserError, one_line
 from dlmo.measure.accuracy import accuracy
 from dlmo.measure.statistics import wilson_interval
 from dlmo.networks import plain_name
 from dlmo.networks.own import is_own
 from dlmo.progress import SilentProgress
 from dlmo.strategy import evidence, legality
-from dlmo.strategy.budget import SERVICES, Budget, cost_shortfalls, running_of
+from dlmo.strategy.budget import SERVICES, Budget, running_of, shortfalls
 from dlmo.strategy.choose import pick
 from dlmo.strategy.plan import macs_of, remaining_seconds
 from dlmo.strategy.space import Space
@@ -34,9 +35,10 @@ from dlmo.study.results import Search, Trial, pareto_front
 from dlmo.study.stages import make_artifact, scores
 from dlmo.study.store import key_of
 from dlmo.study.workspace import Artifact, NetworkPlan, Workspace
+from dlmo.training.schedule import PROGRESSIVE_COST
 
 # Raise it when the proposals, or what is noted of them, would be others.
-_VERSION = 4
+_VERSION = 5
 # Of so many short trainings one is followed by a long one.
 _SHORT_PER_LONG = 3
 # Drawn at random before the sampler has something to go by.
@@ -46,6 +48,9 @@ _MOST_REPEATS, _MOST_UNAFFORDABLE = 20, 3
 # An epoch of a family that was not trained yet may take so much longer than its arithmetic tells.
 _UNKNOWN_FAMILY = 3.0
 _QAT_COST = 2.0
+_MET = "the budget is met"
+# A file measured among others may take so much more of time or memory than alone.
+_MEASURED_AGAIN = 1.05
 # Files that go on to the results, without those that show what their steps are worth.
 _MOST_FINALISTS = 6
 
@@ -97,7 +102,8 @@ class _Searcher:
         self._pace: dict[str, float] = {}  # seconds per epoch and multiply-accumulate, by family
         for network, seconds in terms.epoch_seconds.items():
             self._learn_pace(network, seconds)
-        self._tiers = [_with_limits(tier, terms.budget) for tier in SERVICES.values()]
+        # What was asked for comes first, then what other services would ask of the same search.
+        self._tiers = [terms.budget, *(_with_limits(tier, terms.budget) for tier in SERVICES.values())]
 
     def run(self) -> Found:
         budget, limits = self._terms.budget, None
@@ -105,18 +111,23 @@ class _Searcher:
             limits = [budget.max_size, budget.max_latency_ms, budget.max_ram, budget.min_accuracy]
         ended = self._notes.get("ended")
         # Under other limits other recipes are promising, and others refused.
-        if ended is not None and ended["seconds"] >= self._terms.seconds and ended["limits"] == limits:
+        asked = {"limits": limits, "long": self._terms.long}
+        stopped = None
+        if ended is not None and ended["seconds"] >= self._terms.seconds and ended["asked"] == asked:
             stopped = f"{ended['reason']}, in an earlier run"
-        else:
+        if stopped is None or (ended["reason"] == _MET and not self._met()):
             self._ask_again()
             stopped = self._go_on()
-            self._note("ended", {"seconds": self._terms.seconds, "limits": limits, "reason": stopped})
+            self._note("ended", {"seconds": self._terms.seconds, "asked": asked, "reason": stopped})
         finalists = self._finalists()
         self._remember(finalists)
         recipes = {str(rung): rung for recipe in finalists for rung in self._rungs(recipe)}
+        if recipes:
+            best = self._best_plain()  # a loss is measured against it, so the choice has to see it
+            recipes |= {str(best): best} if best is not None else {}
         plans = {recipe.network: self._plan(recipe, self._terms.long) for recipe in recipes.values()}
         seconds = time.monotonic() - self._begun
-        overhead = max(0.0, 1 - self._worked / seconds) if self._worked else 0.0
+        overhead = max(0.0, 1 - self._worked / seconds) if self._worked else None
         trials = (*self._looked_at(), *self._promoted().values())
         return Found(Search(trials, stopped, seconds, overhead), list(recipes.values()), plans)
 
@@ -160,7 +171,7 @@ class _Searcher:
         while True:
             self._notes = self._study.user_attrs
             if self._met():
-                return "the budget is met"
+                return _MET
             short = [trial for trial in self._looked_at() if not trial.refused]
             candidate = next((recipe for recipe in self._promising(short) if self._affords_long(recipe)), None)
             if len(short) >= _SHORT_PER_LONG * (len(self._promoted()) + 1) and candidate is not None:
@@ -182,6 +193,7 @@ class _Searcher:
                 unaffordable += 1
                 self._study.tell(number, state=TrialState.FAIL)
                 continue
+            unaffordable = 0
             self._try(number, recipe, known)
 
     def _met(self) -> bool:
@@ -190,8 +202,15 @@ class _Searcher:
         budget = self._terms.budget
         if not self._terms.limited or budget.min_accuracy is None:
             return False
+        strict = replace(
+            budget,
+            max_latency_ms=budget.max_latency_ms and budget.max_latency_ms / _MEASURED_AGAIN,
+            max_ram=budget.max_ram and budget.max_ram / _MEASURED_AGAIN,
+        )
         return any(
-            not trial.refused and not cost_shortfalls(trial, budget) and _surely(trial) >= budget.min_accuracy
+            not trial.refused
+            and not shortfalls(trial, strict, max(self._plain().values(), default=0.0))
+            and _surely(trial) >= budget.min_accuracy
             for trial in self._promoted().values()
         )
 
@@ -231,6 +250,8 @@ class _Searcher:
         try:
             with self._working():
                 (entry,) = evidence.gather(self._workspace, [recipe], self._terms.threads)
+        except DeviceError:
+            raise
         except UserError as error:
             return self._trial(recipe, 0, begun, refused=str(error))
         reason = evidence.refusal(entry, self._terms.budget)
@@ -250,12 +271,14 @@ class _Searcher:
                     [content], self._terms.threads, SilentProgress(), self._workspace.golden
                 )
                 right = self._validation(content)
-        except OSError:  # a full disk, not the recipe's fault
+        except (OSError, DeviceError):  # a full disk, a device that is gone: not the recipe's fault
             raise
         except Exception as error:  # one recipe that does not work, whatever the reason, ends no search
             return self._trial(recipe, epochs, begun, refused=one_line(error))
         if recipe.kd is None and artifact.trained.epochs:  # the seconds of others hold their teacher's
-            self._learn_pace(recipe.network, artifact.trained.seconds / artifact.trained.epochs)
+            train = self._plan(recipe, epochs).train
+            spared = (1 - PROGRESSIVE_COST) * train.passes if train.progressive else 0.0
+            self._learn_pace(recipe.network, artifact.trained.seconds / (artifact.trained.epochs - spared))
         return self._trial(
             recipe,
             epochs,
@@ -279,7 +302,7 @@ class _Searcher:
             try:
                 with self._working():
                     self._make_rungs(recipe)
-            except OSError:
+            except (OSError, DeviceError):
                 raise
             except Exception as error:
                 found = replace(found, refused=one_line(error))
@@ -326,10 +349,19 @@ class _Searcher:
         later = {n.removeprefix(kind): value for n, value in self._notes.items() if n.startswith(kind)}
         return self._terms.plain | later
 
+    def _best_plain(self) -> Recipe | None:
+        """The plain form of the network that is best without any step, where this search trained it."""
+        plain = self._plain()
+        network = max(plain, key=plain.get, default=None)
+        recipe = None if network is None else Recipe(network, (Float32(),))
+        if recipe is None or network in self._terms.plain or legality.refusal(recipe, self._workspace.target.name):
+            return None
+        return recipe
+
     def _promising(self, short: list[Trial]) -> list[Recipe]:
         """The recipes to train long, best first: what a service would choose, then the rest of the front."""
         promoted = self._promoted()
-        fitting = [trial for trial in short if not evidence.refusal(trial, self._tiers[-1])]
+        fitting = [trial for trial in short if not evidence.refusal(trial, self._terms.budget)]
         ranked = [picked for tier in self._tiers if fitting and (picked := pick(fitting, tier))]
         ranked += sorted(self._front(fitting), key=lambda trial: -trial.validation_accuracy)
         return [parse(text) for text in dict.fromkeys(trial.recipe for trial in ranked) if text not in promoted]
@@ -341,9 +373,11 @@ class _Searcher:
 
     def _finalists(self) -> list[Recipe]:
         long = [trial for trial in self._promoted().values() if not trial.refused]
-        best = [picked for tier in self._tiers if long and (picked := pick(long, tier))]
+        plain = max(self._plain().values(), default=None)  # what the choice will measure a drop against
+        best = [picked for tier in self._tiers if long and (picked := pick(long, tier, plain))]
         best += sorted(self._front(long), key=lambda trial: -trial.validation_accuracy)
-        return [parse(text) for text in list(dict.fromkeys(trial.recipe for trial in best))[:_MOST_FINALISTS]]
+        chosen = list(dict.fromkeys(trial.recipe for trial in best))[:_MOST_FINALISTS]
+        return [trial_recipe for trial_recipe in map(parse, self._promoted()) if str(trial_recipe) in chosen]
 
     def _affords_long(self, recipe: Recipe) -> bool:
         return self._affords(self._rungs(recipe), self._terms.long)
@@ -390,8 +424,10 @@ def _open_study(workspace: Workspace, space: Space, terms: Terms):
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     asked = _question(workspace, space, terms) | {"epochs": terms.short}
     folder = workspace.store.growing("search", key_of("search", _VERSION, asked))
+    journal = folder / "journal.log"
+    _mend(journal)
     study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(folder / "journal.log"))),
+        storage=JournalStorage(JournalFileBackend(str(journal))),
         study_name="recipes",
         directions=("maximize", "minimize", "minimize"),
         load_if_exists=True,
@@ -401,6 +437,25 @@ def _open_study(workspace: Workspace, space: Space, terms: Terms):
     return study
 
 
+def _mend(journal: Path) -> None:
+    """Take off a last line that a full disk cut short: Optuna would read no further than to it, whatever follows."""
+    from optuna.storages.journal import JournalFileSymlinkLock
+
+    if not journal.exists() or _whole(journal) == journal.stat().st_size:
+        return
+    lock = JournalFileSymlinkLock(str(journal))
+    lock.acquire()  # else it may be a line that another process is writing just now
+    try:
+        os.truncate(journal, _whole(journal))
+    finally:
+        lock.release()
+
+
+def _whole(journal: Path) -> int:
+    """Bytes of a journal's finished lines."""
+    return journal.read_bytes().rfind(b"\n") + 1
+
+
 def _question(workspace: Workspace, space: Space, terms: Terms) -> dict[str, object]:
     """What is searched, whatever the time."""
     return {
@@ -408,6 +463,8 @@ def _question(workspace: Workspace, space: Space, terms: Terms) -> dict[str, obj
         "own": workspace.own.fingerprint if workspace.own else None,
         "stem": workspace.stem,
         "target": workspace.target.name,
+        "machine": workspace.target.identity(),  # latencies decide what is refused
+        "threads": terms.threads,
         "space": asdict(space),
         "seed": terms.seed,
     }

@@ -18,6 +18,9 @@ _IMAGES_FOR_LARGER = 5_000
 _WIDTHS = (0.25, 0.375, 0.5, 0.75, 1.0)
 # Shares of the channels that are cut. Every layer loses the same share, so that the file's size is known before.
 _CUT_STEP, _MOST_CUT = search_range(PruneChannels, "ratio")
+# What a teacher's answers are learned by. On CIFAR-10's validation images, after 3 epochs of MobileNet v3-small under a
+# wide ResNet of 83 %: without a teacher 66.7 %, kd 72.1, dist 72.1, kd(labels=0.5) 73.0, dkd 73.5.
+_LOSS = "dkd"
 _SMALLEST_FORMS = ("int8", "prune > int8", "prune(0.9) > int8", "prune > dynamic_int8")
 _FORMS = ("qat > int8", "int8", "prune > int8", "prune(0.9) > int8", "prune > dynamic_int8", "dynamic_int8", "float16")
 
@@ -44,7 +47,7 @@ class Space:
         steps: list[Step] = []
         taught = self.teaching and trial.suggest_categorical("kd", (False, True))
         if taught and teacher not in (None, network):
-            steps.append(Kd(teacher=teacher))
+            steps.append(Kd(teacher=teacher, loss=_LOSS))
         share = trial.suggest_float("cut", 0, _MOST_CUT, step=_CUT_STEP)
         return _recipe(network, steps, share, trial.suggest_categorical("form", self.forms))
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 
 from dlmo import __version__
-from dlmo.errors import UserError, one_line
+from dlmo.errors import UserError, missing_extra, one_line
 from dlmo.measure.targets import Target
 from dlmo.progress import SilentProgress
 from dlmo.runtimes.litert.interpreter import quiet
@@ -43,7 +43,7 @@ def check(address: str) -> None:
         import grpc
         import ray  # noqa: F401
     except ImportError:
-        raise UserError("--cluster needs Ray: pip install 'dlmo[cluster]'") from None
+        raise missing_extra("--cluster needs Ray", "cluster") from None
     if address.startswith("local"):
         return
     place = _found_here() if address == "auto" else address

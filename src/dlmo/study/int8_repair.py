@@ -38,7 +38,7 @@ RUNGS: dict[str, Rung] = {
     "corrected biases": _corrected_biases,
     "equalized channels": _equalized_channels,
 }
-# A smaller loss of accuracy than this needs no repair.
+# A smaller loss of accuracy than this needs no repair, nor that of a single image.
 _ENOUGH = 0.005
 _JUDGED_IMAGES = 2000
 _NAMED_LAYERS = 3
@@ -65,16 +65,17 @@ def repaired_int8(content: bytes, dataset: Dataset, calibration: np.ndarray, jud
 
     content: the float file. calibration: uint8 N x H x W x C.
     """
+    enough = max(_ENOUGH, 1 / judge.images)
     files: dict[str, bytes] = {}
     lost: dict[str, float] = {}
     for name, rung in RUNGS.items():
         files[name] = rung(content, calibration)
         lost[name] = judge.lost(files[name])
-        if lost[name] <= _ENOUGH:
+        if lost[name] <= enough + 1e-9:
             break
     best = min(lost, key=lost.__getitem__)
     blamed = _worst_layers(next(iter(files.values())), content, dataset) if len(files) > 1 else ()
-    return files[best], Repair(best, lost, judge.images, blamed, _ENOUGH)
+    return files[best], Repair(best, lost, judge.images, blamed, enough)
 
 
 def _worst_layers(quantized: bytes, content: bytes, dataset: Dataset) -> tuple[str, ...]:

@@ -50,7 +50,7 @@ class RemoteStore(Store):
 
             self._files, self._base = url_to_fs(url)
         except ImportError as error:
-            raise UserError(f"store {url}: {one_line(error)}; s3:// needs `pip install 'dlmo[remote]'`") from None
+            raise UserError(f"store {url}: {one_line(error)}; s3:// needs the extra remote") from None
         except Exception as error:  # an unknown protocol, a malformed URL, ...: each library raises its own
             raise UserError(f"store {url}: {one_line(error)}") from None
 

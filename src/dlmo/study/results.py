@@ -202,13 +202,14 @@ class Trial:
 class Search:
     """What a search did: every recipe in the order it was looked at, and why it stopped.
 
-    seconds: of this run; overhead: the share of them, 0 to 1, that was neither training, conversion nor measuring.
+    seconds: of this run; overhead: the share of them, 0 to 1, that was neither training, conversion nor measuring; None
+    where there was nothing left to do.
     """
 
     trials: tuple[Trial, ...]
     stopped: str
     seconds: float
-    overhead: float
+    overhead: float | None
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ def open_store(place: str | Path | None = None) -> "Store":
         from dlmo.study.remote_store import open_remote
 
         return open_remote(place)
-    return Store(Path(place).expanduser() if place else cache_folder())
+    return Store(Path(place).expanduser().absolute() if place else cache_folder())
 
 
 def cache_folder() -> Path:

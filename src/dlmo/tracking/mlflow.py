@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from dlmo.errors import UserError
+from dlmo.errors import UserError, missing_extra
 from dlmo.study.results import Result, Run
 from dlmo.study.run import Outcome
 from dlmo.tracking.work import Training, Work, values_of
@@ -55,7 +55,7 @@ class Mlflow:
 
     def check(self) -> None:
         if importlib.util.find_spec("mlflow") is None:
-            raise UserError("--track mlflow needs MLflow: pip install 'dlmo[mlflow]'")
+            raise missing_extra("--track mlflow needs MLflow", "mlflow")
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         # Before MLflow is loaded, and before its long patience with a server that is not there.

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from dlmo.errors import UserError
+from dlmo.errors import UserError, missing_extra
 from dlmo.study.results import Run
 from dlmo.study.run import Outcome, safe_name
 from dlmo.tracking.work import Training, Work, values_of
@@ -28,7 +28,7 @@ class TensorBoard:
         if not self._named:
             raise UserError("--track tensorboard: name a folder, as in tensorboard:runs/curves")
         if importlib.util.find_spec("tensorboard") is None:
-            raise UserError("--track tensorboard needs TensorBoard: pip install 'dlmo[tensorboard]'")
+            raise missing_extra("--track tensorboard needs TensorBoard", "tensorboard")
         try:
             self._root.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self._root).close()

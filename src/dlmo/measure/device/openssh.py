@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from dlmo.errors import UserError
+from dlmo.errors import DeviceError, UserError
 from dlmo.measure.isolated import receive
 from dlmo.shipping import shipped_source
 from dlmo.watchdog import Watchdog
@@ -124,7 +124,8 @@ def ask(
             elif "answer" in message:
                 return message["answer"]
             else:
-                raise connection.error(str(message.get("refused")))
+                # The runner's own words about the files, unlike a connection that is lost.
+                raise UserError(str(connection.error(str(message.get("refused")))))
     raise AssertionError("messages() ends with an error")
 
 
@@ -193,8 +194,8 @@ class _Connection:
             self._heard = True
             yield message
 
-    def error(self, words: str) -> UserError:
-        return UserError(f"device {self._address.words}: {words}")
+    def error(self, words: str) -> DeviceError:
+        return DeviceError(f"device {self._address.words}: {words}")
 
     def _cause(self) -> str:
         with contextlib.suppress(OSError):

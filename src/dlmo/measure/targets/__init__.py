@@ -41,6 +41,7 @@ class Target(Protocol):
 
     name: str
     tells_latency: bool
+    tells_flash: bool
 
     def check(self) -> None:
         """Raise UserError where the target cannot be used: an unknown REST, a missing extra."""

@@ -15,6 +15,7 @@ _SECONDS_PER_IMAGE = 0.0008
 class Host:
     name = "cpu"
     tells_latency = True
+    tells_flash = False
 
     def __init__(self, rest: str = "") -> None:
         self._rest = rest

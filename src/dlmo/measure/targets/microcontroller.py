@@ -19,6 +19,7 @@ class Microcontroller:
 
     name = "mcu"
     tells_latency = False
+    tells_flash = True
 
     def __init__(self, rest: str = "") -> None:
         self._rest = rest

@@ -14,6 +14,8 @@ DEFAULT_ACCELERATOR = "ethos-u55-128"
 class Npu(Host):
     """Scores are those of the same int8 file under LiteRT: an Ethos-U computes what the file's operators define."""
 
+    tells_flash = True
+
     def __init__(self, rest: str = "") -> None:
         super().__init__()
         self._accelerator = rest or DEFAULT_ACCELERATOR

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dlmo.errors import UserError
+from dlmo.errors import UserError, missing_extra
 from dlmo.runtimes import cores
 
 # The slowest network here takes seconds for an image; a child silent for longer than this hangs.
@@ -45,7 +45,7 @@ class Arena:
 def version() -> str:
     """The installed wheel's version. Raises UserError without the extra."""
     if importlib.util.find_spec("tflite_micro") is None:
-        raise UserError("the target mcu needs TensorFlow Lite Micro: pip install 'dlmo[mcu]'")
+        raise missing_extra("the target mcu needs TensorFlow Lite Micro", "mcu")
     return importlib.metadata.version("tflite_micro")
 
 

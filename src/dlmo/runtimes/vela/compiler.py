@@ -9,7 +9,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from dlmo.errors import UserError
+from dlmo.errors import UserError, missing_extra
 from dlmo.runtimes.litert import flatbuffer
 
 # Accelerator: system (clock and memories, from Vela's own vela.ini). Both keep activations in SRAM, weights in flash.
@@ -49,7 +49,7 @@ def require(accelerator: str) -> None:
     if accelerator not in ACCELERATORS:
         raise UserError(f'unknown accelerator "{accelerator}"; known: {", ".join(ACCELERATORS)}')
     if importlib.util.find_spec("ethosu") is None:
-        raise UserError("the target npu needs Arm's compiler Vela: pip install 'dlmo[npu]'")
+        raise missing_extra("the target npu needs Arm's compiler Vela", "npu")
 
 
 def version() -> str:
