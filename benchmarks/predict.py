@@ -50,7 +50,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         package, folder = Path(root) / "package", Path(root) / "images"
         package.mkdir()
-        write_parts(package, package_parts(content, labels, Preprocessing(*SHAPE).to_json(), images[:8], ""))
+        write_parts(package, package_parts(content, labels, Preprocessing(*SHAPE).to_json(), images[:8], "", {}))
         write_images(folder, images)
         rounds = [
             (

@@ -29,9 +29,15 @@ Networks = Annotated[
     list[str] | None, typer.Option("--network", help="network to try, may be repeated; see `dlmo networks`")
 ]
 Threads = Annotated[int, typer.Option(help="threads of the interpreter when latency is measured")]
-Time = Annotated[str | None, typer.Option("--time", help="time the work may take: 90s, 10m, 2h")]
+Time = Annotated[
+    str | None,
+    typer.Option("--time", help="time the work may take: 90s, 10m, 2h; study by default: full schedules"),
+]
 Epochs = Annotated[int | None, typer.Option(help="epochs from scratch, instead of --time")]
-InputSize = Annotated[int | None, typer.Option(help="side of the network's input in pixels; default: from the images")]
+InputSize = Annotated[
+    int | None,
+    typer.Option(help="side of the network's input in pixels, at most 1024; default: the images' own, from 16 to 64"),
+]
 GroupBy = Annotated[
     str | None,
     typer.Option(
@@ -116,8 +122,10 @@ def optimize(
         str, typer.Option(help="low: smallest file, mid: balance, high: accuracy; low and mid lose at most 1 point")
     ] = "mid",
     max_size: Annotated[str | None, typer.Option(help="largest file (mcu and npu: flash): 100KB, 96KiB, 1.5MB")] = None,
-    max_latency: Annotated[str | None, typer.Option(help="longest time for one image: 2ms")] = None,
-    max_ram: Annotated[str | None, typer.Option(help="most memory: 256KB")] = None,
+    max_latency: Annotated[str | None, typer.Option(help="longest time for one image, on the target: 2ms")] = None,
+    max_ram: Annotated[
+        str | None, typer.Option(help="most memory: mcu, npu: arena; cpu: a process's growth, MBs")
+    ] = None,
     min_accuracy: Annotated[float | None, typer.Option(help="least validation accuracy, 0 to 1")] = None,
     max_drop: Annotated[float | None, typer.Option(help="most accuracy lost against NQ, 0 to 1")] = None,
     target: Targets = None,
@@ -178,9 +186,12 @@ def study(
     ],
     network: Networks = None,
     setup: Annotated[
-        list[str] | None, typer.Option(help="setup to measure, may be repeated; default all; see `dlmo setups`")
+        list[str] | None,
+        typer.Option(help="setup to measure on every network, may be repeated; default all; see `dlmo setups`"),
     ] = None,
-    recipe: Annotated[list[str] | None, typer.Option(help='a recipe, such as "resnet20 > prune(0.9) > int8"')] = None,
+    recipe: Annotated[
+        list[str] | None, typer.Option(help='a recipe, alone or beside setups: "resnet20 > prune(0.9) > int8"')
+    ] = None,
     model: OwnModel = None,
     mean: Mean = None,
     std: Std = None,
@@ -527,14 +538,14 @@ def main() -> None:
         sys.exit(1)
     except OSError as error:  # a full disk, a folder that may not be read
         where = f": {error.filename}" if error.filename else ""
-        _fail(f"{error.strerror or error}{where}; what is finished is kept, run the same command again", 2)
+        _fail(f"{error.strerror or error}{where}; what a job finished is kept, run the same command again", 2)
     except Exception as error:
         # Wrong options are the user's; anything else is ours and keeps its traceback.
         if not hasattr(error, "format_message"):
             raise
         _fail(error.format_message(), 2)
     if code == _INTERRUPTED:
-        _fail("stopped; run the same command again to go on where it stopped", code)
+        _fail("stopped; a job goes on where it stopped if the same command is run again", code)
     sys.exit(code)
 
 
@@ -568,9 +579,15 @@ def _print_run(run, out: Path | None, as_json: bool) -> None:
     from dlmo.report.terminal import print_run
 
     print_run(run, _console())
-    if out is not None:
-        print(f"\nmodel: {out / 'model.tflite'}" if run.results else "\nno model was made")
-        print(f"report: {out / 'report.html'}")
+    if not run.results:
+        print("\nno model was made")
+        if out is not None and not (out / "model.tflite").exists():
+            print(f"report: {out / 'report.html'}")
+    elif out is None:
+        print("\nno file was written; the same command with --out FOLDER writes model and report, and trains nothing")
+    else:
+        which = "" if run.choice else " (the most accurate; none was chosen)"
+        print(f"\nmodel: {out / 'model.tflite'}{which}\nreport: {out / 'report.html'}")
 
 
 def _exit_if_some_failed(*runs) -> None:

@@ -147,7 +147,7 @@ def test_an_error_of_the_system_is_one_line(monkeypatch, capsys, tmp_path):
 
     monkeypatch.setattr("dlmo.strategy.optimize.run_job", full)
     code, line, _ = run(monkeypatch, capsys, tmp_path, "optimize", "digits")
-    assert code == 2 and line.startswith("dlmo: No space left on device; what is finished is kept")
+    assert code == 2 and line.startswith("dlmo: No space left on device; what a job finished is kept")
 
 
 def test_whoever_reads_only_the_beginning_gets_no_traceback():

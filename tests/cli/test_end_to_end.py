@@ -231,7 +231,7 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(tmp_path):
     victim.send_signal(signal.SIGINT)
     seen += victim.stderr.read()
     assert victim.wait() == 130
-    assert seen.decode().splitlines()[-1].startswith("dlmo: stopped; run the same command again")
+    assert seen.decode().splitlines()[-1].startswith("dlmo: stopped; a job goes on where it stopped if")
     assert b"Traceback" not in seen
     assert not (tmp_path / "out").exists()
 

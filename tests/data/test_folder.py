@@ -182,6 +182,18 @@ def test_few_bad_files_are_left_out_and_listed(make_folder, encode, draw):
     assert any(note.startswith("left out 2 of 62 files: ") for note in dataset.notes)
 
 
+def test_annotations_beside_the_images_are_left_out(make_folder):
+    root = make_folder({"a": 15, "b": 15})
+    for image in list(root.rglob("*.png")):
+        image.with_suffix(".xml").write_text("<annotation/>")
+    dataset = load(str(root))
+    assert sum(sizes(dataset)) == 30
+    assert {one.reason for one in dataset.skipped} == {"no image of a known format"} and len(dataset.skipped) == 30
+    for image in list(root.rglob("*.xml"))[:4]:
+        image.rename(image.with_suffix(".heic"))
+    assert "4 of 34 files (11.8%)" in error(root) and "AVIF" in error(root)
+
+
 def test_image_outside_the_class_folders_is_listed(make_folder, draw):
     root = make_folder({"a": 15, "b": 15})
     draw(1).save(root / "loose.png")
@@ -271,7 +283,7 @@ def test_refused_layouts(make_folder):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"input_size": 0}, "input size 0"),
+        ({"input_size": 0}, "--input-size 0"),
         ({"input_size": (16, 5000)}, "from 1 to 1024"),
         ({"input_size": (16, 16, 3)}, "(height, width)"),
         ({"channels": 2}, "give 1 (grey) or 3 (RGB)"),

@@ -48,7 +48,7 @@ def test_options_become_one_normalization(options, wanted):
         (dict(mean="nan"), "--mean"),
         (dict(layout="chwn"), "--layout"),
         (dict(channel_order="gbr"), "--channel-order"),
-        (dict(input_size=0), "input size"),
+        (dict(input_size=0), "--input-size 0"),
     ],
 )
 def test_bad_options_are_refused_at_once(options, words):

@@ -8,13 +8,17 @@ from dlmo.errors import UserError
 from dlmo.package.folder import check_free
 from dlmo.package.parts import FILES, MANIFEST, remove_package
 
+RUN = {"dataset": {}, "machine": {}, "results": [], "notes": []}
+
 
 @pytest.mark.parametrize(
     "files",
     [
         {},
         {".DS_Store": ""},
-        {"results.json": json.dumps({"dataset": {}, "results": []}), "notes.txt": "mine"},
+        {"results.json": json.dumps(RUN), "notes.txt": "mine"},
+        {"results.json": json.dumps({"runs": {}, "findings": [], "speeds": {}}), "study.md": ""},
+        {"cifar10/results.json": json.dumps(RUN)},
         {MANIFEST: json.dumps({"dlmo": "0.1.0", "files": {}}), "README.md": ""},
         {"artifacts/preprocessing.json": "{}", "artifacts/a.tflite": "", "model.tflite.part": ""},
     ],
@@ -34,6 +38,9 @@ def test_new_folders_and_those_of_earlier_runs_are_free(files, tmp_path):
         {"README.md": "my project", "run.py": ""},
         {"results.json": "[1, 2]", "manifest.json": '{"name": "a web page"}'},
         {"results.json": "no json"},
+        {"results.json": json.dumps({"results": [], "dataset": "mine"}), "model.tflite": "mine"},
+        {MANIFEST: json.dumps({"dlmo": "how I used it"}), "run.py": ""},
+        {"cifar10/results.json": json.dumps(RUN), "study.md": "my own"},
         {"artifacts/mine.tflite": ""},
         {"artifacts": "a file"},
     ],

@@ -94,6 +94,27 @@ def test_what_microcontrollers_cannot_run_has_no_c_example_and_the_readme_says_w
     assert not (older / "c").exists()
 
 
+def test_the_manifest_tells_how_the_model_was_made(small_run, int8_package):
+    run = json.loads((small_run / "results.json").read_text())
+    best = run["choice"] or max(run["results"], key=lambda result: result["validation_accuracy"])
+    for package, recipe in ((small_run, best["recipe"]), (int8_package, "resnet8@0.25 > int8")):
+        made_by = json.loads((package / "manifest.json").read_text())["made_by"]
+        assert made_by["recipe"] == recipe and made_by["seed"] == 0
+        assert made_by["dataset_fingerprint"] == run["dataset"]["fingerprint"] != ""
+
+
+def test_a_zip_of_other_files_is_not_replaced(small_run, tmp_path):
+    photos = tmp_path / "photos.zip"
+    with zipfile.ZipFile(photos, "w") as archive:
+        archive.writestr("cats/1.png", b"")
+    before = photos.read_bytes()
+    with pytest.raises(UserError, match="photos.zip is a file that dlmo did not make"):
+        make_package(small_run, photos)
+    assert photos.read_bytes() == before
+    made = make_package(small_run, tmp_path / "model.zip")
+    assert verify(make_package(small_run, made)).passed, "an older package may be replaced"
+
+
 def test_the_runner_needs_no_dlmo_and_answers_as_dlmo_does(int8_package, small_run, digit_files, tmp_path):
     from PIL import Image
 

@@ -98,7 +98,7 @@ def load_release(release: Release, path: str | None, options: LoadOptions) -> Da
     Raises UserError where there are none, and for a file whose md5 is not the official one.
     """
     if options.group_by is not None:
-        raise UserError(f"group_by: {release.name} has no file names to group by; leave it out")
+        raise UserError(f"--group-by: {release.name} has no file names to group by; leave it out")
     place = find_release(release, path)
     pickles = read_folder(release, place) if place.is_dir() else read_archive(release, place)
     for name, data in pickles.items():

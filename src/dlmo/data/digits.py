@@ -17,7 +17,7 @@ def load(path: str | None, options: LoadOptions) -> Dataset:
     if path is not None:
         raise UserError(f"digits:{path}: digits is built in and takes no path; write digits")
     if options.group_by is not None:
-        raise UserError("group_by: digits has no file names to group by; leave it out")
+        raise UserError("--group-by: digits has no file names to group by; leave it out")
     from sklearn.datasets import load_digits  # takes a second that only this source shall cost
 
     levels, labels = load_digits(return_X_y=True)

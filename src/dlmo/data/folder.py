@@ -17,6 +17,8 @@ from dlmo.data.preprocessing import Preprocessing
 from dlmo.errors import UserError
 
 MAX_BAD_SHARE = 0.05  # of all files in class folders; above it the source, not a file, is wrong
+# What labelling tools and people leave beside images: left out and named, but no sign of a wrong source.
+_BESIDE_IMAGES = (".txt", ".xml", ".json", ".csv", ".md", ".yaml", ".yml")
 MIN_SIDE, MAX_SIDE, SIDE_STEP = 16, 64, 4  # pixels, of the input size chosen by itself
 
 
@@ -76,12 +78,13 @@ def _check_bad(path: Path, bad: tuple[Skipped, ...], usable: int) -> None:
     if not usable:
         first = f", first {_listed(bad[:1])}" if bad else ""
         raise UserError(f"{path}: none of {len(bad)} files is a usable image{first}; give folders of images")
+    bad = tuple(one for one in bad if not one.path.lower().endswith(_BESIDE_IMAGES))
     share = len(bad) / (len(bad) + usable)
     if share > MAX_BAD_SHARE:
         raise UserError(
             f"{path}: {len(bad)} of {len(bad) + usable} files ({share:.1%}) are no usable images, "
             f"more than {MAX_BAD_SHARE:.0%}: {_listed(bad[:3])}{', ...' if len(bad) > 3 else ''}; "
-            "repair or remove them"
+            "repair or remove them (read are JPEG, PNG, WebP, BMP, GIF, TIFF, PPM, AVIF and JPEG 2000)"
         )
 
 

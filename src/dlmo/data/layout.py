@@ -18,7 +18,9 @@ SPLIT_FOLDERS = {
     "test": "test",
     "testing": "test",
 }
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".avif", ".jp2",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

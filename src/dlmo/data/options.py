@@ -42,7 +42,7 @@ def check_size(input_size: int | tuple[int, int] | None) -> tuple[int, int] | No
     size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
     if len(size) != 2 or not all(isinstance(side, int) and 1 <= side <= MAX_INPUT_SIDE for side in size):
         raise UserError(
-            f"input size {input_size!r}: give one whole number of pixels, or (height, width), "
+            f"--input-size {input_size!r}: give one whole number of pixels, or (height, width), "
             f"each from 1 to {MAX_INPUT_SIDE}"
         )
     return size

@@ -127,16 +127,16 @@ def find_groups(names: Sequence[str], pattern: str) -> list[str]:
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise UserError(f"group_by {pattern!r}: not a regular expression ({error})") from error
+        raise UserError(f"--group-by {pattern!r}: not a regular expression ({error})") from error
     if not expression.groups:
         raise UserError(
-            f"group_by {pattern!r}: no capture group; put ( ) around the part of a name that tells its group"
+            f"--group-by {pattern!r}: no capture group; put ( ) around the part of a name that tells its group"
         )
     matches = [expression.search(name) for name in names]
     missed = [name for name, match in zip(names, matches) if not match]
     if missed:
         raise UserError(
-            f"group_by {pattern!r}: matches {len(names) - len(missed)} of {len(names)} file names, "
+            f"--group-by {pattern!r}: matches {len(names) - len(missed)} of {len(names)} file names, "
             f"not for example {missed[0]!r}; every name must match"
         )
     return ["|".join(part or "" for part in match.groups()) for match in matches]

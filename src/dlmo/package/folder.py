@@ -13,13 +13,19 @@ from PIL import Image
 from dlmo.atomic import write_atomically
 from dlmo.data.dataset import Dataset
 from dlmo.errors import UserError
-from dlmo.package.parts import MANIFEST, package_parts, remove_package, write_parts
+from dlmo.package.parts import MANIFEST, origin, package_parts, remove_package, write_parts
 from dlmo.study.results import Mistake, Run
 from dlmo.study.run import Outcome
 
 _GOLDEN_IMAGES = 8
 _SHOWN_MISTAKES = 12
 _ARTIFACTS = "artifacts"
+# Files that tell a folder of dlmo's, with what each holds: of a run, of `dlmo study paper`, of a package.
+_KNOWN_BY = (
+    ("results.json", {"dataset", "machine", "results", "notes"}),
+    ("results.json", {"runs", "findings", "speeds"}),
+    (MANIFEST, {"dlmo", "files"}),
+)
 
 
 def check_writable(out: Path) -> None:
@@ -40,8 +46,7 @@ def check_free(out: Path) -> None:
     """Raise UserError where `out` holds what dlmo did not write: a run replaces files there."""
     if not out.is_dir() or _is_run(out):
         return
-    seen = [entry for entry in out.iterdir() if not entry.name.startswith(".")]
-    others = [entry for entry in seen if entry.name != _ARTIFACTS or not entry.is_dir() or any(entry.iterdir())]
+    others = [entry for entry in out.iterdir() if not entry.name.startswith(".") and not _is_ours(entry)]
     if others:
         raise UserError(
             f"--out {out} holds files that are not dlmo's, such as {others[0].name}; name a new folder, an empty one "
@@ -49,17 +54,28 @@ def check_free(out: Path) -> None:
         )
 
 
+def _is_ours(entry: Path) -> bool:
+    """Of what a killed job leaves first: a folder without content, or the runs of `dlmo study paper`."""
+    return entry.is_dir() and (not any(entry.iterdir()) or _is_run(entry))
+
+
 def _is_run(folder: Path) -> bool:
     """Whether dlmo wrote this folder, or was interrupted when it did."""
     if (folder / _ARTIFACTS / "preprocessing.json").exists():
         return True
-    for name, entry in (("results.json", "results"), (MANIFEST, "dlmo")):
+    for name, known in _KNOWN_BY:
         try:
-            if entry in json.loads((folder / name).read_bytes()):
-                return True
-        except (OSError, ValueError, TypeError):
+            document = json.loads((folder / name).read_bytes())
+        except (OSError, ValueError):
             continue
+        if isinstance(document, dict) and known <= document.keys():
+            return True
     return False
+
+
+def holds_model(folder: Path) -> bool:
+    """Whether an earlier run left a model here."""
+    return (folder / MANIFEST).exists() and (folder / "model.tflite").exists()
 
 
 def write_run(
@@ -104,7 +120,9 @@ def _write_all(
         write_atomically(artifacts / outcome.result.artifact, outcome.content)
     golden = dataset.test.spread(_GOLDEN_IMAGES).images
     arena = best.result.arena_bytes
-    write_parts(out, package_parts(best.content, list(dataset.classes), document, golden, model_card(run), arena))
+    made_by = origin(best.result, run.dataset)
+    parts = package_parts(best.content, list(dataset.classes), document, golden, model_card(run), made_by, arena)
+    write_parts(out, parts)
     _write_reports(out, run)
 
 

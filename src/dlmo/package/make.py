@@ -10,7 +10,7 @@ from dlmo.atomic import write_atomically
 from dlmo.errors import UserError
 from dlmo.package.folder import check_writable
 from dlmo.package.opened import Package, open_package
-from dlmo.package.parts import MANIFEST, package_parts, write_parts
+from dlmo.package.parts import MANIFEST, origin, package_parts, write_parts
 from dlmo.report.document import run_of
 from dlmo.report.model_card import model_card
 from dlmo.report.wording import described
@@ -29,6 +29,8 @@ def make_package(run: str | Path, out: str | Path, artifact: str | None = None) 
         check_writable(out.parent)
         if out.is_dir():
             raise UserError(f"--out {out} is a folder; name a file that ends in .zip, or a folder that does not")
+        if out.exists() and not _is_package(out):
+            raise UserError(f"--out {out} is a file that dlmo did not make; name another one")
     else:
         check_writable(out)
         _check_free(out)
@@ -53,6 +55,15 @@ def _check_free(out: Path) -> None:
         raise UserError(f"--out {out} holds other files; name a new folder, an empty one or an older package")
 
 
+def _is_package(archive: Path) -> bool:
+    """Whether a .zip is an older package, which may be replaced."""
+    try:
+        with open_package(archive) as found:
+            return MANIFEST in found.names
+    except UserError:
+        return False
+
+
 def _parts(found: Package, artifact: str | None) -> dict[str, bytes]:
     run = _run(found)
     chosen = run.choice.result.artifact if run.choice else None
@@ -68,7 +79,8 @@ def _parts(found: Package, artifact: str | None) -> dict[str, bytes]:
         reason = f"taken by name; the run chose {chosen}" if chosen else "taken by name; the run chose none"
         card = model_card(replace(run, choice=Choice(result, (reason,), (), "")))
     arena = result.arena_bytes if result else None
-    return package_parts(content, found.labels(), found.preprocessing(), found.golden("images"), card, arena)
+    made_by = origin(result, run.dataset) if result else {}
+    return package_parts(content, found.labels(), found.preprocessing(), found.golden("images"), card, made_by, arena)
 
 
 def _run(found: Package) -> Run:

@@ -16,6 +16,7 @@ from dlmo.package.run import Model
 from dlmo.runtimes.litert import flatbuffer
 from dlmo.runtimes.litert.interpreter import Runner, quiet
 from dlmo.shipping import shipped_source
+from dlmo.study.results import Result
 
 MANIFEST = "manifest.json"
 # The runner is dlmo's own code, so that a package treats an image exactly as training and evaluation did.
@@ -51,12 +52,14 @@ def package_parts(
     preprocessing: dict,
     golden_images: np.ndarray,
     card: str,
+    made_by: dict,
     arena_bytes: int | None = None,
 ) -> dict[str, bytes]:
     """Every file of a package by its name.
 
     preprocessing: the document of preprocessing.json; what it says of tensors is read off the file anew.
-    golden_images: uint8 N x H x W x C. arena_bytes: as measured by TensorFlow Lite Micro, where that is known.
+    golden_images: uint8 N x H x W x C. made_by: see `origin`. arena_bytes: as measured by TensorFlow Lite Micro, where
+    that is known.
     """
     document = preprocessing | tensor_documents(content)
     with quiet():
@@ -76,8 +79,18 @@ def package_parts(
         parts[f"golden/{name}.npy"] = _npy(array)
     parts |= {f"c/{name}": source for name, source in sources.items()}
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(parts.items())}
-    manifest = {"dlmo": __version__, "files": digests}
+    manifest = {"dlmo": __version__, "made_by": made_by, "files": digests}
     return parts | {MANIFEST: (json.dumps(manifest, indent=1) + "\n").encode()}
+
+
+def origin(result: Result, dataset: dict) -> dict:
+    """What the manifest tells of how a model was made. dataset: the run's description of its data."""
+    return {
+        "recipe": result.recipe,
+        "seed": result.seed,
+        "dataset": dataset["name"],
+        "dataset_fingerprint": dataset.get("fingerprint", ""),
+    }
 
 
 def write_parts(folder: Path, parts: dict[str, bytes]) -> None:
