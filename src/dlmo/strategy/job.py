@@ -243,8 +243,8 @@ def run_prepared(ready: Prepared, job: Job, options: Options, begun: float, plan
     left_out: tuple[str, ...] = ()
     if space is not None and job.budget.max_size is not None:
         too_large = _too_large(ready, planned, job.budget)
-        left_out = (f"not tried, as their files are too large whatever they learn: {len(too_large)} of the setups",)
-        left_out = left_out if too_large else ()
+        if too_large:
+            left_out = (f"not tried, as their files are too large whatever they learn: {len(too_large)} of the setups",)
         planned = replace(planned, recipes=[recipe for recipe in planned.recipes if recipe not in too_large])
     plan, recipes, plans, searched = planned.plan, planned.recipes, planned.plan.networks, None
     cluster = _cluster(options)

@@ -377,7 +377,7 @@ class _Searcher:
         best = [picked for tier in self._tiers if long and (picked := pick(long, tier, plain))]
         best += sorted(self._front(long), key=lambda trial: -trial.validation_accuracy)
         chosen = list(dict.fromkeys(trial.recipe for trial in best))[:_MOST_FINALISTS]
-        return [trial_recipe for trial_recipe in map(parse, self._promoted()) if str(trial_recipe) in chosen]
+        return [parse(text) for text in self._promoted() if text in chosen]  # in an order that no budget changes
 
     def _affords_long(self, recipe: Recipe) -> bool:
         return self._affords(self._rungs(recipe), self._terms.long)
