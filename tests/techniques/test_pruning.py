@@ -57,6 +57,17 @@ def small_network():
     return nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 5), nn.Flatten(), nn.Linear(64, 10))
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_of_equal_weights_some_stay(layout):
+    weight = torch.ones(4, 8, 3, 3).contiguous(memory_format=layout)
+    (mask,) = lamp_masks([weight], 0.25)
+    assert mask.shape == weight.shape
+    assert mask.sum() == 0.75 * weight.numel()
+    smaller = weight * torch.where(mask == 0, 0.5, 1.0)
+    (again,) = lamp_masks([smaller], 0.25)
+    assert torch.equal(again, mask), "the smaller ones went"
+
+
 def test_training_ends_with_the_wanted_zeros_and_no_layer_emptied():
     model = small_network()
     pruning = GradualMagnitudePruning(0.9, rounds=10)

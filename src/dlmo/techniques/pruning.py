@@ -104,7 +104,7 @@ def _keep_largest(square: torch.Tensor, ordered: np.ndarray, dropped: int) -> to
     kept = square > limit
     missing = len(ordered) - dropped - int(kept.sum())
     if missing:  # Some of those that equal the last one dropped stay.
-        kept.view(-1)[(square == limit).flatten().nonzero()[:missing]] = True
+        kept[(square == limit).nonzero()[:missing].unbind(1)] = True
     return kept
 
 
