@@ -14,7 +14,8 @@ def small(monkeypatch):
     """Short schedules and few recipes, so that the search ends because nothing is left."""
     monkeypatch.setattr(plan, "full_epochs", lambda images: 2)
     monkeypatch.setattr("dlmo.strategy.job.full_epochs", lambda images: 2)
-    monkeypatch.setattr(space, "_MOST_CUT", 0.125)
+    monkeypatch.setattr(space, "_MOST_CUT", 0.5)
+    monkeypatch.setattr(space, "_CUT_STEP", 0.25)
     monkeypatch.setattr(space, "_FORMS", ("int8",))
     monkeypatch.setattr(search, "_MOST_REPEATS", 8)
     monkeypatch.setattr(search, "_SHORT_PER_LONG", 1)
@@ -29,10 +30,13 @@ def test_it_ends_with_a_front_and_another_budget_trains_nothing(small, shared_st
     first = run(shared_store, service="high")
     recipes = [result.recipe for result in first.results]
     assert [result.setup for result in first.results][: len(SETUPS)] == list(SETUPS)
-    assert "resnet8@0.25 > prune_channels(0.125, scope=layer) > int8" in recipes
+    assert "resnet8@0.25 > prune_channels(0.5, scope=layer) > int8" in recipes
     assert len(recipes) == len(set(recipes))
     assert first.search.stopped == "nothing new was proposed"
-    assert {trial.epochs for trial in first.search.trials} == {1, 2}
+    assert {trial.epochs for trial in first.search.trials} == {0, 1, 2}
+    (refused,) = [trial for trial in first.search.trials if trial.refused]
+    assert refused.recipe == "resnet8@0.25 > prune_channels(0.25, scope=layer) > int8"
+    assert "cuts nothing of resnet8@0.25" in refused.refused
     assert pareto_front(first.results, "size_bytes")
     monkeypatch.setattr("dlmo.study.trainings._train_into", None)
     second = run(shared_store, service="low", max_drop=1.0)

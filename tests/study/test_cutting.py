@@ -96,6 +96,13 @@ def test_what_the_network_cannot_be_cut_to_is_refused_before_training(few):
         with pytest.raises(UserError, match="is out of reach: with the fewest channels"):
             check_cutting(few, parse(f"{NETWORK} > {text}"))
     check_cutting(few, parse(f"{NETWORK} > prune_channels(0.9)"))
+    for fine in (
+        "resnet8@0.25 > prune_channels(0.5, scope=layer)",
+        "resnet8@0.25 > prune_channels(0.25, scope=layer, round_to=1)",
+    ):
+        check_cutting(few, parse(fine))
+    with pytest.raises(UserError, match="cuts nothing of resnet8@0.25: widths stay multiples of round_to=8"):
+        check_cutting(few, parse("resnet8@0.25 > prune_channels(0.125, scope=layer)"))
 
 
 def test_latency_is_this_machines(few):

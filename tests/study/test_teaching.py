@@ -155,6 +155,28 @@ def test_files_that_are_no_teacher(few, tmp_path):
             check_teaching(few, parse(f"{STUDENT} > kd({path})"))
 
 
+def test_a_teacher_of_weights_alone(few, tmp_path):
+    # Long enough that it answers best under its own normalization, beyond doubt.
+    trained = train(few, "resnet8", schedules(64, 16, 40), 0)
+    network, path = load_network(few, trained), tmp_path / "mine.pt"
+    wrapped = {f"module.{name}": part for name, part in network.state_dict().items()}
+    torch.save({"epoch": 3, "state_dict": wrapped}, path)
+    text = f"kd({path}, network=resnet8)"
+    x = (torch.from_numpy(few.dataset.validation.images[:8]).permute(0, 3, 1, 2).float() - 128) / 128
+    assert torch.equal(trainings._teacher_network(few, parse(f"{STUDENT} > {text}").kd)(x), network.eval()(x))
+    assert run(few, text).epochs == 2
+    hinted = run(few, f"kd({path}, network=resnet8, loss=hint)")
+    assert hinted.key != run(few, text).key
+    with pytest.raises(UserError, match="mine.pt does not fit the network; missing"):
+        check_teaching(few, parse(f"{STUDENT} > kd({path}, network=resnet20)"))
+    other = replace(few, dataset=replace(few.dataset, classes=("a", "b")))
+    with pytest.raises(UserError, match="mine.pt scores 10 classes, but the data has 2"):
+        check_teaching(other, parse(f"{STUDENT} > {text}"))
+    torch.save(networks.build("resnet8@0.5", classes=10, input_shape=(16, 16, 1)).state_dict(), path)
+    with pytest.raises(UserError, match="no better than always answering"):
+        check_teaching(few, parse(f"{STUDENT} > kd({path}, network=resnet8@0.5)"))
+
+
 @pytest.fixture
 def exported(few, tmp_path):
     """A function that exports a trained teacher as others do: for its own pixels, any number of images."""

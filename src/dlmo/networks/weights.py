@@ -20,7 +20,7 @@ Weights = dict[str, torch.Tensor]
 def read_weights(path: Path) -> Weights:
     """The tensors of a .safetensors, .pt or .pth file, by name. Raises UserError for anything but tensors."""
     if not path.is_file():
-        raise UserError(f"--model: there is no file {path}")
+        raise UserError(f"there is no file {path}")
     if path.suffix.lower() == ".safetensors":
         return _read_safetensors(path)
     try:

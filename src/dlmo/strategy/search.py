@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from dlmo.atomic import write_atomically
-from dlmo.errors import DeviceError, UserError, one_line
+from dlmo.errors import DeviceError, one_line
 from dlmo.measure.accuracy import accuracy
 from dlmo.measure.statistics import wilson_interval
 from dlmo.networks import plain_name
@@ -34,11 +34,12 @@ from dlmo.study.recipe import Float32, Recipe, parse
 from dlmo.study.results import Search, Trial, pareto_front
 from dlmo.study.stages import make_artifact, scores
 from dlmo.study.store import key_of
+from dlmo.study.trainings import check_cutting
 from dlmo.study.workspace import Artifact, NetworkPlan, Workspace
 from dlmo.training.schedule import PROGRESSIVE_COST
 
 # Raise it when the proposals, or what is noted of them, would be others.
-_VERSION = 5
+_VERSION = 6
 # Of so many short trainings one is followed by a long one.
 _SHORT_PER_LONG = 3
 # Drawn at random before the sampler has something to go by.
@@ -243,17 +244,19 @@ class _Searcher:
         self._study.tell(number, values, skip_if_finished=True)
 
     def _refused(self, recipe: Recipe) -> Trial | None:
-        """The trial of a recipe whose shape breaks the limits; None for others."""
-        if not self._terms.limited:
-            return None
+        """The trial of a recipe whose shape breaks the limits, or that is another recipe's by its shape; None for
+        others."""
         begun = time.monotonic()
         try:
+            check_cutting(self._workspace, recipe)
+            if not self._terms.limited:
+                return None
             with self._working():
                 (entry,) = evidence.gather(self._workspace, [recipe], self._terms.threads)
-        except DeviceError:
+        except (OSError, DeviceError):
             raise
-        except UserError as error:
-            return self._trial(recipe, 0, begun, refused=str(error))
+        except Exception as error:  # as in `_trained`
+            return self._trial(recipe, 0, begun, refused=one_line(error))
         reason = evidence.refusal(entry, self._terms.budget)
         if reason is None:
             return None

@@ -75,7 +75,7 @@ def _kd_inputs(workspace: Workspace, kd: Kd | None, network: str, plan: NetworkP
         name, own_seed, taught = teacher
         teacher_key = train_key(workspace, name, plan.of_teacher(name), own_seed, taught)
     else:
-        teacher_key = TeacherFile(kd.teacher).digest if kd.from_file else _untrained_teacher(workspace, kd)
+        teacher_key = TeacherFile(kd).identity if kd.from_file else _untrained_teacher(workspace, kd)
     views = kd.views_in(plan.train.epochs)
     chosen = {"teacher": teacher_key, "loss": kd.loss, "scheme": kd.scheme, "views": views, **kd.settings}
     return {"kd": chosen | _TEACHING_VERSIONS}

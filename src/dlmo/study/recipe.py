@@ -15,9 +15,9 @@ from dlmo.networks.own import is_own
 from dlmo.techniques.distillation.settings import LOSSES, settings_of
 from dlmo.units import parse_duration, parse_size
 
-# Of a trained teacher: dlmo's weights, or a whole network of anyone's.
-_TEACHER_FILES = (".safetensors", ".pt2")
-_OTHER_FILES = (".pt", ".pth", ".ckpt", ".onnx", ".tflite")
+# Of a trained teacher: weights, which dlmo's own file says the network of, or a whole network.
+_WEIGHTS_FILES = (".safetensors", ".pt", ".pth")
+_OTHER_FILES = (".ckpt", ".onnx", ".tflite")
 
 
 class Step(BaseModel):
@@ -53,9 +53,10 @@ class Kd(Step):
     """Knowledge distillation. The student trains from scratch as long as without; further steps keep the teacher.
 
     teacher: a network (trained as plainly as the student would be, and as long unless it has epochs of its own), a
-    .safetensors file of dlmo's, a .pt2 file, or `self`: the student's own network, trained before it (born-again
-    networks, arXiv:1805.04770). A user's own model comes trained: its further steps learn from a file, or from the
-    model as it was given (`self`).
+    .safetensors file of dlmo's, weights of anyone's together with `network`, a .pt2 file, or `self`: the student's own
+    network, trained before it (born-again networks, arXiv:1805.04770). A user's own model comes trained: its further
+    steps learn from a file, or from the model as it was given (`self`).
+    network: of dlmo's, whose weights are in the teacher's file, where the file does not say.
     loss: see `dlmo.techniques.distillation.settings`, where None takes the published value; labels weighs the
     labels' loss, weight the teacher's. scheme online: the teacher is trained together with the student, not before.
     generations: with teacher=self, how many trainings follow the one without a teacher.
@@ -77,6 +78,7 @@ class Kd(Step):
     scheme: Literal["offline", "online"] = "offline"
     generations: int = Field(1, ge=1, le=10)
     views: int | None = Field(None, ge=0, le=1000)
+    network: str | None = None
 
     @field_validator("teacher")
     @classmethod
@@ -84,11 +86,16 @@ class Kd(Step):
         if teacher.endswith(_OTHER_FILES):
             raise UserError(
                 f"kd: {teacher}: a teacher's file is a .safetensors that dlmo trained (weights.safetensors, in its "
-                "store), or anyone's .pt2 of torch.export"
+                f"store), other weights ({', '.join(_WEIGHTS_FILES)}) with network=NAME, or a .pt2 of torch.export"
             )
-        if teacher == "self" or teacher.endswith(_TEACHER_FILES):
+        if teacher == "self" or teacher.endswith((*_WEIGHTS_FILES, ".pt2")):
             return teacher
         return networks.canonical(teacher)
+
+    @field_validator("network")
+    @classmethod
+    def _known_network(cls, network: str | None) -> str | None:
+        return None if network is None else networks.canonical(network)
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Kd":
@@ -108,6 +115,13 @@ class Kd(Step):
             raise UserError("kd: scheme=online has no generations; leave one of the two out")
         if self.teacher.endswith(".pt2") and (own.knowledge != "response" or self.views == 0):
             raise UserError("kd: a .pt2 file only answers, at one size: take loss=kd, dkd or dist, and no views=0")
+        if self.network is not None and not self.teacher.endswith(_WEIGHTS_FILES):
+            raise UserError(
+                f"kd: network={self.network} says whose weights a teacher's file ({', '.join(_WEIGHTS_FILES)}) holds; "
+                f"{self.teacher} needs none"
+            )
+        if self.network is None and self.teacher.endswith((".pt", ".pth")):
+            raise UserError(f"kd: {self.teacher} holds weights alone: add network=NAME, see `dlmo networks`")
         if self.generations > 1 and self.teacher != "self":
             raise UserError("kd: generations needs teacher=self")
         if self.views and not self.answers_once:
@@ -124,7 +138,7 @@ class Kd(Step):
 
     @property
     def from_file(self) -> bool:
-        return self.teacher.endswith(_TEACHER_FILES)
+        return self.teacher.endswith((*_WEIGHTS_FILES, ".pt2"))
 
     @property
     def born_again(self) -> bool:

@@ -79,35 +79,48 @@ def check_maps(kd: Kd, student: "nn.Module", teacher: "nn.Module | None", input_
 
 
 class TeacherFile:
-    """A network's weights as dlmo's training stage wrote them (`weights.safetensors` with a record of what they are),
-    or a whole network in a .pt2 file."""
+    """A trained network in a file: weights as dlmo's training stage wrote them (`weights.safetensors` with a record of
+    what they are), weights of anyone's for a network that the recipe names, or a whole network (.pt2)."""
 
-    def __init__(self, path: str) -> None:
-        self.path = Path(path).expanduser()
+    def __init__(self, kd: Kd) -> None:
+        self.path, self._network = Path(kd.teacher).expanduser(), kd.network
         try:
             self._content = self.path.read_bytes()
         except OSError as error:
-            raise UserError(f"kd: cannot read the teacher {path}: {error.strerror}") from None
+            raise UserError(f"kd: cannot read the teacher {kd.teacher}: {error.strerror}") from None
 
     @property
-    def digest(self) -> str:
-        return hashlib.blake2b(self._content, digest_size=16).hexdigest()
+    def identity(self) -> str:
+        """What stands for it in keys."""
+        digest = hashlib.blake2b(self._content, digest_size=16).hexdigest()
+        return digest if self._network is None else f"{digest} {self._network}"
 
-    @property
-    def exported(self) -> bool:
-        return self.path.suffix == ".pt2"
+    def load(
+        self, dataset: Dataset, expected: "Callable[[str], dict]", build: "Callable[[str], nn.Module]"
+    ) -> "nn.Module":
+        """The network, for dlmo's pixels, in evaluation mode. Raises UserError.
 
-    def graph(self, dataset: Dataset) -> "nn.Module":
-        """The network of a .pt2 file, for dlmo's pixels. Raises UserError.
-
-        Its normalization is the common one under which it is most accurate on validation images.
+        Where dlmo did not train it, its normalization is the common one under which it is most accurate on validation
+        images. expected: of a network's name, the entries that dlmo's record of it must have, such as the classes.
         """
+        if self.path.suffix == ".pt2":
+            return self._normalized(self._exported(dataset), dataset)
+        if self._network is not None:
+            return self._normalized(self._fitted(build(self._network), len(dataset.classes)), dataset)
+        return self._recorded(expected, build)
+
+    def _fitted(self, network: "nn.Module", classes: int) -> "nn.Module":
+        """The network the recipe names, with the file's weights."""
+        from dlmo.networks.weights import fit, read_weights
+
+        fit(network, read_weights(self.path), self.path, classes)
+        return network.eval()
+
+    def _exported(self, dataset: Dataset) -> "nn.Module":
+        """The network of a .pt2 file, for pixels of its own."""
         import torch
 
         from dlmo.networks.exported import read_exported
-        from dlmo.networks.normalization import KNOWN, normalized
-        from dlmo.training.device import best_device
-        from dlmo.training.loop import predict
 
         found = read_exported(self.path)
         height, width, channels = dataset.input_shape
@@ -121,12 +134,19 @@ class TeacherFile:
         classes = found.graph(torch.zeros(2, channels, height, width)).shape[-1]
         if classes != len(dataset.classes):
             raise UserError(f"kd: the teacher {self.path} scores {classes} classes, not {len(dataset.classes)}")
-        part, device = dataset.validation.spread(_COMPARED_IMAGES), best_device()
+        return found.graph
+
+    def _normalized(self, network: "nn.Module", dataset: Dataset) -> "nn.Module":
+        from dlmo.networks.normalization import KNOWN, normalized
+        from dlmo.training.device import best_device
+        from dlmo.training.loop import predict
+
+        part, device, channels = dataset.validation.spread(_COMPARED_IMAGES), best_device(), dataset.input_shape[2]
 
         def right(network: "nn.Module") -> int:
             return int((predict(network.to(device.name), part, device).argmax(1) == part.labels).sum())
 
-        best = max((normalized(found.graph, entry, channels) for entry in KNOWN.values()), key=right)
+        best = max((normalized(network, entry, channels) for entry in KNOWN.values()), key=right)
         if right(best) <= np.bincount(part.labels).max():
             raise UserError(
                 f"kd: the teacher {self.path} is no better than always answering the most frequent class, under any "
@@ -134,11 +154,8 @@ class TeacherFile:
             )
         return best
 
-    def load(self, expected: "Callable[[str], dict]", build: "Callable[[str], nn.Module]") -> "nn.Module":
-        """The network. expected: of a network's name, the record's entries that must be so, such as the classes.
-
-        Raises UserError.
-        """
+    def _recorded(self, expected: "Callable[[str], dict]", build: "Callable[[str], nn.Module]") -> "nn.Module":
+        """The network that the file's own record describes."""
         from safetensors import SafetensorError
 
         from dlmo.training import checkpoint
@@ -148,7 +165,10 @@ class TeacherFile:
         except (SafetensorError, ValueError):
             raise UserError(f"kd: the teacher {self.path} is no .safetensors file") from None
         if "network" not in record or record.get("fake_quantized"):
-            raise UserError(f"kd: the teacher {self.path} is no float network that dlmo trained")
+            raise UserError(
+                f"kd: the teacher {self.path} is no float network that dlmo trained; weights of your own need "
+                "network=NAME, see `dlmo networks`"
+            )
         for name, wanted in expected(record["network"]).items():
             if record.get(name) != wanted:
                 raise UserError(

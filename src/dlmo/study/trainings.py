@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from dlmo.atomic import write_atomically
+from dlmo.errors import UserError
 from dlmo.progress import Update
 from dlmo.study.keys import VERSIONS, import_key, teacher_training, technique_key, train_key
 from dlmo.study.recipe import Float32, Kd, Precision, Prune, PruneChannels, Qat, Recipe, Step
@@ -123,15 +124,21 @@ def check_teaching(workspace: Workspace, recipe: Recipe) -> None:
 
 
 def check_cutting(workspace: Workspace, recipe: Recipe) -> None:
-    """Refuse, before any training, a limit that the recipe's network cannot be cut to."""
+    """Refuse, before any training, a limit that the recipe's network cannot be cut to, and a share that rounding
+    undoes. Of a ranking over all layers only training tells the widths."""
     for step in recipe.further_trainings:
-        if isinstance(step, PruneChannels) and step.limited:
+        if isinstance(step, PruneChannels) and (step.limited or step.scope == "layer"):
             from dlmo.study.cutting import target_of
-            from dlmo.techniques.channel_pruning import cut
+            from dlmo.techniques.channel_pruning import cut, shapes_of
 
             network = build_network(workspace, recipe.network).eval()
             target = target_of(workspace, step, recipe.network, network, recipe.precision)
-            cut(network, network, target, workspace.dataset.train.spread(_CHECKED_IMAGES))
+            smaller = cut(network, network, target, workspace.dataset.train.spread(_CHECKED_IMAGES))
+            if not step.limited and not shapes_of(smaller, network):
+                raise UserError(
+                    f'"{step}" cuts nothing of {recipe.network}: widths stay multiples of round_to={step.round_to} (in '
+                    "narrow layers of half or a quarter of that); give a larger share, or a smaller round_to"
+                )
 
 
 def _train_into(
@@ -281,7 +288,7 @@ def _teaching(
     def answers(ask, view: int):
         inputs = {
             "asked": "logits" if LOSSES[kd.loss].knowledge == "response" else "last map",
-            "teacher": TeacherFile(kd.teacher).digest if teacher is None else teacher.key,
+            "teacher": TeacherFile(kd).identity if teacher is None else teacher.key,
             "dataset": workspace.dataset.fingerprint,
             "augmentation": asdict(workspace.augmentation),
             "view": view,
@@ -317,10 +324,9 @@ def _teaching(
 
 def _teacher_network(workspace: Workspace, kd: Kd):
     """The network in a teacher's file."""
-    file = TeacherFile(kd.teacher)
-    if file.exported:
-        return file.graph(workspace.dataset)
-    return file.load(lambda name: made_for(workspace, name), lambda name: build_network(workspace, name))
+    return TeacherFile(kd).load(
+        workspace.dataset, lambda name: made_for(workspace, name), lambda name: build_network(workspace, name)
+    )
 
 
 def _peer(student: Trained, network: str) -> Trained:
