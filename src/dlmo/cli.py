@@ -357,11 +357,14 @@ def package(
     """Write what is needed to ship a model: with runner, C array, golden images and self-test."""
     from dlmo.package.make import make_package as work
 
-    written = work(run, out, artifact)
+    notes: list[str] = []
+    written = work(run, out, artifact, notes.append)
     if as_json:
-        _print_json({"package": str(written)})
+        _print_json({"package": str(written), "notes": notes})
     else:
         print(written)
+        for note in notes:
+            print(note, file=sys.stderr)
 
 
 @app.command()

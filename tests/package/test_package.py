@@ -244,6 +244,20 @@ def test_links_bombs_and_damage_in_archives_are_refused(int8_package, tmp_path, 
             verify(path)
 
 
+def test_who_ships_what_nobody_chose_is_told(small_run, tmp_path):
+    told = []
+    make_package(small_run, tmp_path / "most-accurate", tell=told.append)
+    (note,) = told
+    assert note.startswith("the run chose no model (it was not asked to): this is its most accurate one, resnet8@0.25")
+    refused = shutil.copytree(small_run, tmp_path / "run")
+    document = json.loads((refused / "results.json").read_text())
+    (refused / "results.json").write_text(json.dumps(document | {"budget": {"max size": "1 KB"}}))
+    make_package(refused, tmp_path / "refused", tell=told.append)
+    assert "(no candidate meets the budget)" in told[1]
+    make_package(small_run, tmp_path / "named", INT8, told.append)
+    assert len(told) == 2
+
+
 def test_only_an_older_package_is_replaced(small_run, int8_package, tmp_path):
     out = make_package(small_run, tmp_path / "out", INT8)
     make_package(small_run, out, INT8)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dlmo.errors import UserError
+from dlmo.progress import SilentProgress
 from dlmo.strategy.plan import schedules
 from dlmo.study.graph import Task, file_task, make_here, tasks_of
 from dlmo.study.recipe import parse
@@ -67,9 +68,13 @@ def test_what_needs_a_failed_task_fails_with_it_and_the_rest_goes_on(few):
 
         return Task(key, needs, 1.0, False, make)
 
+    class Noting(SilentProgress):
+        def note(self, text):
+            made.append(text)
+
     chain = [stub("a"), stub("b", "a", fails=True), stub("c", "b"), stub("d", "a"), stub("e", "x")]
-    errors = make_here(few, chain, {"x": UserError("lost elsewhere")})
-    assert made == ["a", "d"]
+    errors = make_here(replace(few, progress=Noting()), chain, {"x": UserError("lost elsewhere")})
+    assert made == ["a", "failed: RuntimeError: no", "d"], "told once, at once"
     assert errors["b"] is errors["c"] is error and str(errors["e"]) == "lost elsewhere"
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,11 +18,14 @@ from dlmo.report.wording import described
 from dlmo.study.results import Choice, Run
 
 
-def make_package(run: str | Path, out: str | Path, artifact: str | None = None) -> Path:
+def make_package(
+    run: str | Path, out: str | Path, artifact: str | None = None, tell: Callable[[str], None] = lambda note: None
+) -> Path:
     """Write the package of a run's model to `out`, a folder or a name that ends in .zip; returns `out`.
 
     run: a folder that `dlmo optimize`, `study` or `compress` wrote. artifact: the name of one of its `artifacts`,
-    for another file than the chosen one. Raises UserError for what is no run and for an `out` that holds other things.
+    for another file than the chosen one. tell: called with what whoever ships the package has to know.
+    Raises UserError for what is no run and for an `out` that holds other things.
     """
     out = Path(out).expanduser()
     as_zip = out.suffix.lower() == ".zip"
@@ -35,7 +39,7 @@ def make_package(run: str | Path, out: str | Path, artifact: str | None = None) 
         check_writable(out)
         _check_free(out)
     with open_package(Path(run).expanduser()) as found:
-        parts = _parts(found, artifact)
+        parts = _parts(found, artifact, tell)
     try:
         if as_zip:
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -64,8 +68,11 @@ def _is_package(archive: Path) -> bool:
         return False
 
 
-def _parts(found: Package, artifact: str | None) -> dict[str, bytes]:
+def _parts(found: Package, artifact: str | None, tell: Callable[[str], None]) -> dict[str, bytes]:
     run = _run(found)
+    if artifact is None and run.choice is None and (best := described(run)) is not None:
+        why = "no candidate meets the budget" if run.budget else "it was not asked to"
+        tell(f"the run chose no model ({why}): this is its most accurate one, {best.recipe}; --artifact takes another")
     chosen = run.choice.result.artifact if run.choice else None
     if artifact is None or artifact == chosen:
         content, card = found.read("model.tflite"), found.read("model_card.md").decode()

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from dlmo.errors import one_line
 from dlmo.study.recipe import Recipe
 from dlmo.study.stages import make_scores, trainings_of
 from dlmo.study.workspace import NetworkPlan, Workspace
@@ -62,11 +63,13 @@ def make_here(
     for task in tasks:
         if task.key in errors:
             continue
+        broken = next((errors[need] for need in task.needs if need in errors), None)
+        if broken is not None:
+            errors[task.key] = broken
+            continue
         try:
-            for need in task.needs:
-                if need in errors:
-                    raise errors[need]
             task.make(workspace)
         except Exception as error:
             errors[task.key] = error
+            workspace.progress.note(f"failed: {one_line(error)}")  # at once: the rest may take hours
     return errors
