@@ -44,6 +44,23 @@ def test_the_shift_that_rounding_brings_is_taken_off_the_biases(depthwise, rando
     assert np.abs(corrected).max() < 0.1 * np.abs(shifted).max()
 
 
+def test_layers_without_a_bias_of_their_own_are_corrected_each_for_itself(random_images):
+    torch.manual_seed(0)
+    network = Rounded(False)
+    more = nn.Conv2d(8, 8, 3, bias=False)
+    more.weight = nn.Parameter(network.layer.weight.detach().flip(0))
+    network.layer.bias = None
+    network.layer = nn.Sequential(network.layer, nn.ReLU(), more)
+    content, images = convert(network.eval(), SHAPE), random_images(16)
+    model = flatbuffer.read(content)
+    biases = [int(o.inputs[2]) for o in model.subgraphs[0].operators if flatbuffer.operator_name(model, o) == "CONV_2D"]
+    assert len(set(biases)) < len(biases), "the converter shares the tensor of zeros"
+    exact = predict(content, images).mean(0)
+    shifted = predict(weight_only_int8(content), images).mean(0) - exact
+    corrected = predict(weight_only_int8(bias_corrected(content, images)), images).mean(0) - exact
+    assert np.abs(corrected).max() < 0.1 * np.abs(shifted).max()
+
+
 def test_only_biases_change(random_images):
     content = convert(Rounded(False).eval(), SHAPE)
     before, after = (flatbuffer.read(file) for file in (content, bias_corrected(content, random_images(4))))

@@ -176,6 +176,22 @@ def test_dynamic_int8_refuses_encoded_zeros(pruned_file):
         sparse.encode_zeros(quantize.dynamic_int8(pruned_file))
 
 
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_filters_that_pruning_emptied_keep_their_biases_in_int8(depthwise, images):
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(8, 8, 3, groups=8 if depthwise else 1)
+    with torch.no_grad():
+        layer.weight[:4] = 0
+        layer.bias[:4] = 1.5
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 1), torch.nn.ReLU(), layer, torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(), torch.nn.Linear(8, 5),
+    )  # fmt: skip
+    content = convert(network.eval(), SHAPE)
+    exact = predict(content, images)
+    assert np.abs(predict(quantize.static_int8(content, images), images) - exact).max() < 0.03 * np.ptp(exact)
+
+
 def test_predictions_do_not_depend_on_the_number_of_workers(float_file, images):
     many = np.concatenate([images] * 5)
     assert np.array_equal(predict(float_file, many, workers=1), predict(float_file, many, workers=3))

@@ -32,6 +32,44 @@ def test_folding_computes_the_same_without_batch_norm(name):
     assert not any(isinstance(module, nn.BatchNorm2d | nn.Dropout) for module in folded.modules())
 
 
+class Unusual(nn.Module):
+    """A convolution called twice, one with other padding than zeros, and a BatchNorm that scales nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.twice = nn.Conv2d(3, 3, 3, padding=1)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(3), nn.BatchNorm2d(3)])
+        self.reflected = nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect")
+        self.loose = nn.BatchNorm2d(4, affine=False)
+
+    def forward(self, x):
+        x = self.norms[1](self.twice(torch.relu(self.norms[0](self.twice(x)))))
+        return self.loose(torch.relu(self.reflected(x))).mean((2, 3))
+
+
+def test_unusual_layers_fold_and_quantize_to_the_same():
+    torch.manual_seed(0)
+    network = Unusual().train()
+    for _ in range(4):
+        network(torch.randn(16, 3, 8, 8))
+    x, network = torch.rand(4, 3, 8, 8) * 2 - 1, network.eval()
+    quantized = insert_fake_quantization(network).train()
+    with torch.no_grad():
+        assert torch.allclose(fold_batch_norm(network)(x), network(x), atol=1e-5)
+        for _ in range(100):
+            quantized(x)
+        assert (quantized.eval()(x) - network(x)).abs().max() < 0.05
+
+
+def test_an_emptied_filter_keeps_a_scale_that_its_bias_fits():
+    conv = QuantizedConv2d(3, 2, 1)
+    with torch.no_grad():
+        conv.weight[0] = 0
+    conv.prepare_export()
+    assert conv.export_scale[0] == pytest.approx(1e-4 * float(conv.export_scale[1]))
+    assert (conv.quantized_weight()[0] == 0).all()
+
+
 def test_weights_lie_on_a_symmetric_grid_per_output_channel():
     torch.manual_seed(0)
     conv = QuantizedConv2d(3, 5, 3)

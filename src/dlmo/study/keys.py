@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from dlmo.study.recipe import Kd, Precision, PruneChannels, Step
+from dlmo.study.recipe import Kd, Precision, PruneChannels, Qat, Step
 from dlmo.study.store import key_of
 from dlmo.study.teaching import TeacherFile
 from dlmo.study.workspace import NetworkPlan, Workspace
@@ -14,8 +14,9 @@ VERSIONS = {
     "import": 1,
     "technique": 3,
     "cut": 2,
-    "float": 2,
-    "artifact": 7,
+    "qat": 2,
+    "float": 3,
+    "artifact": 8,
     "scores": 1,
     "speed": 1,
     "answers": 2,
@@ -59,6 +60,8 @@ def technique_key(
         from dlmo.study.cutting import key_inputs
 
         inputs |= key_inputs(workspace, step, network, precision) | {"cut": VERSIONS["cut"]}
+    if isinstance(step, Qat):
+        inputs["qat"] = VERSIONS["qat"]
     taught = step.parent_teaches
     if kd is None and taught is not None:
         inputs["kd"] = {"loss": taught.loss, "views": taught.views_in(schedule.epochs), **taught.settings}

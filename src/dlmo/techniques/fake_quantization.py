@@ -8,6 +8,7 @@ and after each operator with its fused activation. Gradients pass straight throu
 
 import copy
 import operator
+from collections import Counter
 
 import torch
 import torch.ao.quantization.fx._decomposed  # noqa: F401  registers torch.ops.quantized_decomposed
@@ -23,6 +24,8 @@ _decomposed = torch.ops.quantized_decomposed
 _FUSED_ACTIVATIONS = (nn.ReLU, nn.ReLU6)
 _ELEMENTWISE = (operator.add, operator.mul, torch.add, torch.mul)
 _RANGE_MOMENTUM = 0.05
+# The scale of a filter's weights, at least, as a share of the largest scale in its layer.
+LEAST_SCALE = 1e-4
 
 
 class QuantizationAwareTraining(Technique):
@@ -74,7 +77,7 @@ class _WeightQuantizer:
     export = False
 
     def quantized_weight(self) -> torch.Tensor:
-        scale = (self.weight.detach().abs().flatten(1).amax(1) / 127).clamp_min(1e-8)
+        scale = self._scale()
         if not self.export:
             return torch.fake_quantize_per_channel_affine(
                 self.weight, scale, torch.zeros_like(scale, dtype=torch.int32), 0, -127, 127
@@ -83,9 +86,15 @@ class _WeightQuantizer:
         rounded = _decomposed.quantize_per_channel.default(self.weight, *arguments)
         return _decomposed.dequantize_per_channel.default(rounded, *arguments)
 
+    def _scale(self) -> torch.Tensor:
+        """Of each filter. Not far below the layer's largest: the bias is stored in steps of it, in 32 bits, so that
+        the bias of a filter that pruning emptied would not fit."""
+        scale = self.weight.detach().abs().flatten(1).amax(1) / 127
+        return torch.maximum(scale, LEAST_SCALE * scale.max()).clamp_min(1e-8)
+
     def prepare_export(self) -> None:
         # The converter wants scales as stored tensors, not as something computed.
-        scale = (self.weight.detach().abs().flatten(1).amax(1) / 127).clamp_min(1e-8)
+        scale = self._scale()
         self.register_buffer("export_scale", scale)
         self.register_buffer("export_zero_point", torch.zeros_like(scale, dtype=torch.int64))
         self.export = True
@@ -145,6 +154,7 @@ def fold_batch_norm(network: nn.Module) -> fx.GraphModule:
     """
     graph = fx.symbolic_trace(copy.deepcopy(network).eval())
     modules = dict(graph.named_modules())
+    calls = Counter(node.target for node in graph.graph.nodes if node.op == "call_module")
     for node in list(graph.graph.nodes):
         module = modules.get(node.target) if node.op == "call_module" else None
         if isinstance(module, nn.Dropout):
@@ -153,7 +163,7 @@ def fold_batch_norm(network: nn.Module) -> fx.GraphModule:
         elif isinstance(module, nn.BatchNorm2d):
             source = node.args[0]
             before = modules.get(source.target) if source.op == "call_module" else None
-            if isinstance(before, nn.Conv2d) and len(source.users) == 1:
+            if isinstance(before, nn.Conv2d) and len(source.users) == 1 and calls[source.target] == 1:
                 modules[source.target] = fuse_conv_bn_eval(before, module)
                 _replace(graph, source.target, modules[source.target])
                 node.replace_all_uses_with(source)
@@ -169,16 +179,17 @@ def fold_batch_norm(network: nn.Module) -> fx.GraphModule:
 def _channel_affine(norm: nn.BatchNorm2d) -> nn.Conv2d:
     conv = nn.Conv2d(norm.num_features, norm.num_features, 1, groups=norm.num_features)
     with torch.no_grad():
-        factor = norm.weight / (norm.running_var + norm.eps).sqrt()
+        factor = (norm.running_var + norm.eps).rsqrt()
+        factor = factor if norm.weight is None else norm.weight * factor
         conv.weight.copy_(factor[:, None, None, None])
-        conv.bias.copy_(norm.bias - norm.running_mean * factor)
+        conv.bias.copy_((0 if norm.bias is None else norm.bias) - norm.running_mean * factor)
     return conv
 
 
 def _quantized_conv(conv: nn.Conv2d) -> QuantizedConv2d:
     layer = QuantizedConv2d(
         conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups,
-        conv.bias is not None,
+        conv.bias is not None, conv.padding_mode,
     )  # fmt: skip
     layer.load_state_dict(conv.state_dict())
     return layer

@@ -6,6 +6,9 @@ al., "Data-free quantization through weight equalization and bias correction", a
 measured on calibration images as in its appendix D).
 """
 
+import copy
+from collections import Counter
+
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
@@ -32,6 +35,7 @@ def bias_corrected(content: bytes, images: np.ndarray) -> bytes:
         and all(_values(model, graph, index) is not None for index in operator.inputs[1:3])
     ]
     means = _mean_inputs(content, images, [int(layer.inputs[0]) for layer in layers])
+    readers = Counter(int(layer.inputs[2]) for layer in layers)
     for layer in layers:
         weights, bias = (_values(model, graph, index) for index in layer.inputs[1:3])
         depthwise = flatbuffer.operator_name(model, layer) == "DEPTHWISE_CONV_2D"
@@ -39,7 +43,13 @@ def bias_corrected(content: bytes, images: np.ndarray) -> bytes:
         # A buffer of its own: equal constants of several tensors may share one.
         buffer = schema.BufferT()
         buffer.data = np.frombuffer((bias - shift).astype(np.float32).tobytes(), np.uint8)
-        graph.tensors[int(layer.inputs[2])].buffer = len(model.buffers)
+        index = int(layer.inputs[2])
+        if readers[index] > 1:  # the converter gives layers without a bias one tensor of zeros
+            graph.tensors.append(copy.copy(graph.tensors[index]))
+            index = len(graph.tensors) - 1
+            graph.tensors[index].name += b"/%d" % index  # the quantizer goes by names
+            layer.inputs = [*layer.inputs[:2], index, *layer.inputs[3:]]
+        graph.tensors[index].buffer = len(model.buffers)
         model.buffers.append(buffer)
     return flatbuffer.write(model)
 

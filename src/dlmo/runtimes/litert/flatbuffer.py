@@ -144,6 +144,7 @@ def facts_of(model: schema.ModelT) -> FileFacts:
     graph = model.subgraphs[0]
     names = [operator_name(model, operator) for operator in graph.operators]
     parameters = macs = 0
+    batch = batch_of(graph)
     in_float = []
     any_integer = False
     for name, operator in zip(names, graph.operators):
@@ -153,21 +154,35 @@ def facts_of(model: schema.ModelT) -> FileFacts:
             any_integer = True
         if computed and output.type in _FLOATS and (inputs or [output])[0].type in _FLOATS:
             in_float.append(f"{name} {'x'.join(map(str, shape_of(output)))}")
-        own_parameters, own_macs = work(name, inputs, output)
+        own_parameters, own_macs = work(name, inputs, output, batch)
         parameters += own_parameters
         macs += own_macs
     return FileFacts(dict(Counter(names)), tuple(in_float) if any_integer else (), parameters, macs)
 
 
-def work(name: str, inputs: list[schema.TensorT], output: schema.TensorT | None) -> tuple[int, int]:
-    """Parameters, and multiply-accumulates at batch 1, of one operator; 0 for one without trained weights."""
-    if name not in WEIGHTED or len(inputs) < 2 or output is None:
+def batch_of(graph: schema.SubGraphT) -> int:
+    """How many images a file takes at once."""
+    sides = [shape_of(graph.tensors[int(index)]) for index in _indices(graph.inputs)]
+    return max(1, sides[0][0]) if sides and sides[0] else 1
+
+
+def work(name: str, inputs: list[schema.TensorT], output: schema.TensorT | None, batch: int) -> tuple[int, int]:
+    """Parameters, and multiply-accumulates for one image, of one operator; 0 for one that multiplies no matrices.
+
+    batch: of the file. The product of two activations (attention) has work and no parameters.
+    """
+    if len(inputs) < 2 or output is None:
         return 0, 0
-    weights, sides = math.prod(shape_of(inputs[1])), shape_of(output)
+    sides = shape_of(output)
+    if name == "BATCH_MATMUL":
+        return 0, math.prod(sides) * shape_of(inputs[0])[-1] // batch
+    if name not in WEIGHTED:
+        return 0, 0
+    weights = math.prod(shape_of(inputs[1]))
     biases = math.prod(shape_of(inputs[2])) if len(inputs) > 2 else 0
-    # Every weight of a convolution works once at each place of the output, of a dense layer once for each row.
-    places = math.prod(sides[1:-1])
-    return weights + biases, weights * places
+    # Every weight of a convolution works once at each place of the output, of a dense layer once for each row, of which
+    # an image may have several (tokens), next to those of other images.
+    return weights + biases, weights * math.prod(sides[:-1]) // batch
 
 
 def input_tensors(graph: schema.SubGraphT, operator: schema.OperatorT) -> list[schema.TensorT]:

@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 from ai_edge_quantizer import calibrator, qtyping, quantizer, recipe_manager
 from ai_edge_quantizer.utils import qsv_utils
 
 from dlmo.data.preprocessing import to_float
+from dlmo.runtimes.litert import flatbuffer
 from dlmo.runtimes.litert.four_bits import pointwise_as_dense
 from dlmo.runtimes.litert.interpreter import quiet
 from dlmo.runtimes.litert.ranges import RangeRule, sampled_values
@@ -20,6 +22,8 @@ _OPERATION = qtyping.TFLOperationName
 # What a layer of an int8 file may be instead: the same with weights of 4 bits (see runtimes.litert.four_bits), or float
 # arithmetic with weights of 16 bits.
 LayerForm = Literal["int4", "float16"]
+# What a filter's largest weight is at least, as a share of its layer's; less is far below a step of the output.
+_LEAST_SPAN = 1e-4
 
 
 def float16(content: bytes) -> bytes:
@@ -78,8 +82,39 @@ def static_int8(
                 scope, _OPERATION.ALL_SUPPORTED, algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE
             )
             _add_float16(recipe, scope)
+    content = _with_no_filter_empty(content)
     made = _quantize(content, recipe, lambda model: _ranges(model, recipe, images, range_rule))
     return pointwise_as_dense(made) if exceptions else made
+
+
+def _with_no_filter_empty(content: bytes) -> bytes:
+    """The network with a tiny weight in each filter that has none, as pruning leaves them.
+
+    An int8 layer's biases are stored in steps of input scale times filter scale, in 32 bits. The quantizer gives an
+    empty filter a scale so small that its bias would be cut to nothing.
+    """
+    model = flatbuffer.read(content)
+    graph, buffers = model.subgraphs[0], len(model.buffers)
+    for operator in graph.operators:
+        name = flatbuffer.operator_name(model, operator)
+        if name not in flatbuffer.WEIGHTED:
+            continue
+        tensor = graph.tensors[int(operator.inputs[1])]
+        weights = flatbuffer.constant(model, tensor)
+        if weights is None or weights.dtype != np.float32:
+            continue
+        weights = weights.copy()
+        filters = np.moveaxis(weights, -1 if name == "DEPTHWISE_CONV_2D" else 0, 0)
+        spans = np.abs(filters.reshape(len(filters), -1)).max(1)
+        least = _LEAST_SPAN * spans.max()
+        if spans.min() >= least:
+            continue
+        filters[(spans < least, *[0] * (filters.ndim - 1))] = least
+        buffer = schema.BufferT()
+        buffer.data = np.frombuffer(weights.tobytes(), np.uint8)
+        tensor.buffer = len(model.buffers)
+        model.buffers.append(buffer)
+    return flatbuffer.write(model) if len(model.buffers) > buffers else content
 
 
 def _ranges(
