@@ -69,6 +69,23 @@ def branching():
     return Branching()
 
 
+class LeNet(nn.Module):
+    """Flattens a map of several pixels by a view, which only maps in torch's own order have."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 6, 5)
+        self.linear = nn.Linear(6 * 6 * 6, 10)
+
+    def forward(self, x):
+        x = F.max_pool2d(F.relu(self.conv(x)), 2)
+        return self.linear(x.view(-1, 6 * 6 * 6))
+
+
+def lenet():
+    return LeNet()
+
+
 def not_a_network():
     return 42
 

@@ -32,6 +32,13 @@ def test_outputs_and_gradients_are_those_of_torch(groups, outputs):
     assert compared > 150
 
 
+def test_a_map_that_padding_makes_larger():
+    layer, image = nn.Conv2d(4, 5, 1, padding=1), torch.randn(2, 4, 1, 1)
+    expected = layer(image)
+    with quick_on_small_maps(layer):
+        torch.testing.assert_close(layer(image), expected)
+
+
 @pytest.mark.parametrize(
     "pixels, side, stride, padding, met",
     [

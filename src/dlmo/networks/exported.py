@@ -15,6 +15,7 @@ import torch
 from torch import fx
 
 from dlmo.errors import UserError
+from dlmo.networks.modular import for_any_layout
 
 _OPERATORS = re.compile(r"torch\.ops\.aten\.\w+\.\w+|_operator\.getitem")
 _SYMBOL = re.compile(r"Symbol\('\w+'(, \w+=True)*\)|\d+")
@@ -39,7 +40,7 @@ def read_exported(path: Path) -> ExportedNetwork:
         raise UserError(f"{path} is no .pt2 file of torch.export.save: {error}") from None
     try:
         program = torch.export.load(path)
-        graph = fx.symbolic_trace(program.module())
+        graph = for_any_layout(fx.symbolic_trace(program.module()))
     except Exception as error:  # whatever a malformed program leads the reader to
         raise UserError(f"{path} cannot be loaded: {(str(error).splitlines() or ['empty'])[0]}") from None
     batch, channels, height, width = _input_shape(document, path)

@@ -42,6 +42,8 @@ def modular(network: nn.Module, sample: torch.Tensor) -> fx.GraphModule:
             called.add(node.target)
         elif module is None and node.target in _ACTIVATIONS:
             _call_module(graph, node, _ACTIVATIONS[node.target]())
+        elif node.op == "call_method" and node.target == "view" and torch.dtype not in map(type, node.args):
+            node.target = "reshape"  # see `for_any_layout`
         elif module is None and node.target in _PLAIN and not node.kwargs:
             node.op, node.target = "call_function", _PLAIN[node.target]
         elif _averages_whole_map(node, module):
@@ -61,7 +63,16 @@ def exported(network: nn.Module, sample: torch.Tensor) -> fx.GraphModule:
     """What torch.export makes of code that fx cannot trace: computes the same for any batch, but has no layers left."""
     batch = sample.expand(2, *sample.shape[1:])
     program = torch.export.export(network.eval(), (batch,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    return fx.symbolic_trace(program.module())
+    return for_any_layout(fx.symbolic_trace(program.module()))
+
+
+def for_any_layout(graph: fx.GraphModule) -> fx.GraphModule:
+    """Exported code whose views are reshapes: maps in channels_last order, as dlmo's are, have no flat view."""
+    for node in graph.graph.nodes:
+        if node.target is torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default
+    graph.recompile()
+    return graph
 
 
 def _averages_whole_map(node: fx.Node, module: nn.Module | None) -> bool:

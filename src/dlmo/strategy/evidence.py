@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from dlmo.errors import DeviceError
 from dlmo.strategy.budget import Budget, cost_excess, cost_shortfalls
 from dlmo.study.recipe import Recipe
 from dlmo.study.shape import untrained_file
@@ -35,6 +36,20 @@ def gather(workspace: Workspace, recipes: Sequence[Recipe], threads: int) -> lis
         Evidence(recipe, len(content), costs.flash_bytes, costs.latency_ms, costs.ram_bytes)
         for recipe, content, costs in zip(recipes, contents, measured)
     ]
+
+
+def convertible(workspace: Workspace, recipes: Sequence[Recipe]) -> list[Recipe]:
+    """Those whose untrained network can be made into a file. The others show what is wrong when they are run."""
+    found = []
+    for recipe in recipes:
+        try:
+            untrained_file(workspace, recipe)
+        except (OSError, DeviceError):
+            raise
+        except Exception:  # a user's network may break any step
+            continue
+        found.append(recipe)
+    return found
 
 
 def refusal(evidence: Evidence, budget: Budget) -> str | None:

@@ -220,7 +220,9 @@ def _is_depthwise(layer: nn.Conv2d) -> bool:
 
 def _restore(path: Path, original: nn.Module) -> nn.Module:
     tensors, _ = checkpoint.load(path)
-    network = with_shapes(original, {name: list(tensor.shape) for name, tensor in tensors.items() if tensor.ndim})
+    whole = original.state_dict()
+    changed = {name: list(tensor.shape) for name, tensor in tensors.items() if tensor.shape != whole[name].shape}
+    network = with_shapes(original, changed)
     network.load_state_dict(tensors)
     return network
 

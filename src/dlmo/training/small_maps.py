@@ -49,7 +49,7 @@ def _forward_of(layer: nn.Conv2d):
         top, bottom = taps_met(height, side, stride, padding)
         left, right = taps_met(width, side, stride, padding)
         weight, around = weight[:, :, top:bottom, left:right], (padding - top, padding - left)
-        if inputs.shape[2:] == weight.shape[2:] == (1, 1) and groups == 1:
+        if inputs.shape[2:] == weight.shape[2:] == (1, 1) and around == (0, 0) and groups == 1:
             return F.linear(inputs.flatten(1), weight.flatten(1), bias)[:, :, None, None]
         if depthwise and torch.is_grad_enabled():
             if torch.is_autocast_enabled("cpu"):
