@@ -11,6 +11,7 @@ from PIL import Image
 from dlmo.data.decode import resize_all
 from dlmo.data.image import ImageError, read_header, read_image, read_input
 from dlmo.data.preprocessing import Preprocessing
+from dlmo.errors import UserError
 
 
 def decoded(data: bytes, side: int = 64) -> Image.Image:
@@ -198,3 +199,19 @@ def test_resize_all_equals_the_preprocessing_rule(draw):
     for image, result in zip(images, resized):
         assert np.array_equal(result, preprocessing.apply(Image.fromarray(image)))
     assert resize_all(images, Preprocessing(20, 20, 3), 2, None) is images
+
+
+def test_images_that_memory_cannot_hold_are_refused_before_they_try(monkeypatch):
+    images = np.zeros((40, 20, 20, 3), np.uint8)
+    monkeypatch.setattr("dlmo.data.decode._memory_bytes", lambda: 100_000)
+    with pytest.raises(UserError, match="40 images of 32x32x3 take 0.0 GB as pixels, too much for the 0.0 GB"):
+        resize_all(images, Preprocessing(32, 32, 3), 1, None)
+    assert len(resize_all(images, Preprocessing(16, 16, 3), 1, None)) == 40
+
+
+def test_whatever_a_decoder_raises_at_a_header_is_a_reason(monkeypatch):
+    def damaged(stream, formats):
+        raise RuntimeError("Missing or empty image item")
+
+    monkeypatch.setattr("dlmo.data.image.Image.open", damaged)
+    assert reason(b"avif") == "header cannot be read: Missing or empty image item"

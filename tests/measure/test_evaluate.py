@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 
 from dlmo.errors import UserError
 from dlmo.measure.evaluate import evaluate
-from dlmo.measure.feeding import FeedOptions
+from dlmo.measure.feeding import FeedOptions, output_of_class
 from dlmo.runtimes.litert import flatbuffer
 from dlmo.runtimes.litert.interpreter import Runner, predict
 
@@ -54,19 +55,58 @@ def test_metadata_is_used_and_told():
 
 def test_low_accuracy_names_the_usual_causes_and_what_does_better():
     poor = evaluate(TENSORFLOW / "float.tflite", "digits", feed=FeedOptions(mean=300))
-    assert "--mean unit gets" in poor.notes[0] and "order of classes" in poor.notes[0]
+    assert "--mean unit gets" in poor.notes[-1] and "order of classes" in poor.notes[-1]
 
 
 def test_no_hint_where_the_labels_are_wrong(tmp_path):
     (tmp_path / "labels.txt").write_text("".join(f"{digit}\n" for digit in "1234567890"))
     poor = evaluate(TENSORFLOW / "float.tflite", "digits", feed=FeedOptions(scale=255, labels=tmp_path / "labels.txt"))
-    assert "labels' order" in poor.notes[0]
+    assert "labels' order" in poor.notes[-1]
+
+
+def test_which_images_were_judged_is_told(digits):
+    """A folder without splits gives up a fifth of its images; `all` takes every one."""
+    wholes = {}
+    for split in ("test", "all"):
+        wholes[split] = evaluate(TENSORFLOW / "float.tflite", "digits", split=split, feed=FeedOptions(scale=255))
+    assert wholes["test"].notes[0].startswith(f"test: {len(digits.test)} of ")
+    assert not any(note.startswith("validation") for note in wholes["test"].notes)
+    assert wholes["all"].images == len(digits.train) + len(digits.validation) + len(digits.test)
+    assert wholes["all"].notes == ()
+    assert 0 < wholes["all"].accuracy != wholes["test"].accuracy
 
 
 def edited(name, change):
     model = flatbuffer.read((TENSORFLOW / f"{name}.tflite").read_bytes())
     change(model)
     return flatbuffer.write(model)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_work_counts_tokens_and_products_of_activations(batch):
+    def tensor(*shape):
+        return schema.TensorT(shape=list(shape))
+
+    tokens, inner, outer = 7, 5, 3
+    _, macs = flatbuffer.work(
+        "FULLY_CONNECTED", [tensor(batch * tokens, inner), tensor(outer, inner)], tensor(batch * tokens, outer), batch
+    )
+    assert macs == tokens * inner * outer
+    factors = [tensor(batch, tokens, inner), tensor(batch, inner, tokens)]
+    assert flatbuffer.work("BATCH_MATMUL", factors, tensor(batch, tokens, tokens), batch) == (
+        0,
+        tokens * tokens * inner,
+    )
+
+
+def test_a_name_that_stands_for_two_outputs_is_refused(tmp_path):
+    (tmp_path / "labels.txt").write_text("".join(f"{digit}\n" for digit in "0123456799"))
+    classes = tuple("012345679")
+    with pytest.raises(UserError, match="lists 9 more than once"):
+        output_of_class(tmp_path / "x.tflite", 10, tuple("0123456799"), "labels.txt", "digits", classes)
+    assert list(
+        output_of_class(tmp_path / "x.tflite", 10, tuple("0123456799"), "labels.txt", "digits", ("1", "0"))
+    ) == [1, 0]
 
 
 def several_inputs(model):
@@ -152,5 +192,5 @@ def test_no_numbers_are_wrong_answers(tmp_path):
     (tmp_path / "x.tflite").write_bytes(edited("float", break_bias))
     evaluation = evaluate(tmp_path / "x.tflite", "digits", feed=FeedOptions(scale=255))
     assert evaluation.accuracy == 0
-    assert "no numbers" in evaluation.notes[0]
+    assert any("get scores that are no numbers" in note for note in evaluation.notes)
     json.dumps(evaluation.to_json(), allow_nan=False)

@@ -41,4 +41,7 @@ def test_accuracy_and_confusion():
     measured = accuracy(scores, labels)
     assert (measured.value, measured.images) == (0.75, 4)
     assert measured.low < 0.75 < measured.high
+    scores[0, 2] = np.nan
+    assert accuracy(scores, labels).value == 0.5, "what is no number is no answer"
+    scores[0, 2] = 0
     assert confusion_matrix(scores, labels).tolist() == [[1, 0, 0], [0, 1, 0], [0, 1, 1]]

@@ -122,7 +122,7 @@ def _imbalance(train: Split, classes: tuple[str, ...]) -> list[str]:
         return []
     return [
         f"imbalance {ratio:.1f}x in train: largest {classes[most]} {counts[most]}, "
-        f"smallest {classes[least]} {counts[least]}; training weights the loss"
+        f"smallest {classes[least]} {counts[least]}"
     ]
 
 

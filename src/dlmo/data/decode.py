@@ -1,5 +1,6 @@
 """Many files or images at once: headers, decoding and resizing on threads."""
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,7 +14,10 @@ from dlmo.data.files import Files
 from dlmo.data.image import Header, ImageError, read_header, read_input
 from dlmo.data.options import Progress
 from dlmo.data.preprocessing import Preprocessing
+from dlmo.errors import UserError
 
+# Of the machine's memory decoded images may take this share: splits are cut out of them as copies.
+_MEMORY_SHARE = 0.4
 CHUNK = 32  # images per task: fewer would cost more in threads than in decoding
 
 Result = TypeVar("Result")
@@ -38,8 +42,7 @@ def decode_all(
     progress: Progress | None,
 ) -> tuple[np.ndarray, list[bool | ImageError]]:
     """Every file as uint8, N x H x W x C, and per file whether it is grey, or why it is unusable (zeros)."""
-    shape = (len(names), preprocessing.height, preprocessing.width, preprocessing.channels)
-    images = np.zeros(shape, np.uint8)
+    images = np.zeros(_shape(len(names), preprocessing), np.uint8)
     outcomes: list[bool | ImageError] = [False] * len(names)
 
     def read(index: int) -> None:
@@ -57,7 +60,7 @@ def resize_all(
     images: np.ndarray, preprocessing: Preprocessing, workers: int | None, progress: Progress | None
 ) -> np.ndarray:
     """Decoded images (uint8, N x H x W x 1 or 3) at another size or number of channels, by the same rule."""
-    shape = (len(images), preprocessing.height, preprocessing.width, preprocessing.channels)
+    shape = _shape(len(images), preprocessing)
     if images.shape == shape:
         return images
     resized = np.empty(shape, np.uint8)
@@ -68,6 +71,22 @@ def resize_all(
 
     in_parallel(resize, len(images), workers, progress)
     return resized
+
+
+def _shape(count: int, preprocessing: Preprocessing) -> tuple[int, int, int, int]:
+    """Of so many decoded images. Raises UserError where they would not leave room for anything else."""
+    height, width, channels = preprocessing.height, preprocessing.width, preprocessing.channels
+    needed, present = math.prod((count, height, width, channels)), _memory_bytes()
+    if needed > _MEMORY_SHARE * present:
+        raise UserError(
+            f"{count:,} images of {height}x{width}x{channels} take {needed / 1e9:.1f} GB as pixels, too much for the "
+            f"{present / 1e9:.1f} GB of this machine; give fewer images or a smaller input size"
+        )
+    return count, height, width, channels
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def in_parallel(work: Callable[[int], None], count: int, workers: int | None, progress: Progress | None) -> None:

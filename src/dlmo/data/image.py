@@ -8,7 +8,6 @@ A decoded image has mode L or RGB, L exactly when it is grey:
 - colour profiles are not applied
 """
 
-import struct
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -86,7 +85,7 @@ def _open(stream: BinaryIO) -> Image.Image:
     except UnidentifiedImageError as error:
         stream.seek(0)
         raise ImageError("no image of a known format" if stream.read(1) else "empty file") from error
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error) as error:
+    except Exception as error:  # whatever a decoder raises at damaged bytes
         raise ImageError(f"header cannot be read: {_one_line(error)}") from error
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(f"{image.width} x {image.height} is more than {MAX_PIXELS // 10**6} megapixels")

@@ -18,8 +18,8 @@ class Accuracy:
 
 
 def right_answers(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Which images get their label as the top score, bool N. scores: N x classes."""
-    return scores.argmax(1) == labels
+    """Which images get their label as the top score, bool N. scores: N x classes; NaN is no answer."""
+    return (scores.argmax(1) == labels) & ~np.isnan(scores).any(1)
 
 
 def accuracy(scores: np.ndarray, labels: np.ndarray) -> Accuracy:

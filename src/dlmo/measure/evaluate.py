@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dlmo.data import Split
+from dlmo.data import Dataset, Split
 from dlmo.errors import UserError
 from dlmo.measure.accuracy import accuracy
 from dlmo.measure.feeding import Feed, FeedOptions, choose_feed, choose_labels, common_feeds, load_for, output_of_class
@@ -16,7 +16,7 @@ from dlmo.measure.probe import Probe, latency_of, probe_file, scores_of
 from dlmo.measure.size import compressed_bytes
 from dlmo.progress import Progress, SilentProgress
 
-SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test", "all")
 # Below this part of the way from guessing to perfection, other normalizations are tried on so many images.
 _SUSPICIOUS = 0.25
 _TRIED_IMAGES = 100
@@ -75,7 +75,7 @@ def evaluate(
     feed: FeedOptions | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Run a file on one split of a data set.
+    """Run a file on one split of a data set, or on `all` of its images.
 
     How images become its input and what its outputs mean: `feed` first, then `preprocessing.json` and `labels.txt`
     beside the file, then its own metadata, then defaults; the data is split as `preprocessing.json` notes. A file
@@ -94,7 +94,7 @@ def evaluate(
         chosen = choose_feed(options, path, probe)
         with progress.stage(f"read {source}"):
             dataset = load_for(source, path, probe, group_by, progress)
-        images: Split = getattr(dataset, split)
+        images = _images_of(dataset, split)
         labels, labels_source = choose_labels(options, path, probe.labels, dataset.classes)
         outputs = output_of_class(path, probe.classes, labels, labels_source, dataset.name, dataset.classes)
 
@@ -106,7 +106,9 @@ def evaluate(
         # All outputs compete: an answer that is no class of this data set is wrong, and so is one that is no number.
         no_number = np.isnan(found).any(1)
         measured = accuracy(found, np.where(no_number, -1, outputs[images.labels]))
-        notes = [f"{no_number.sum():,} images get scores that are no numbers"] if no_number.any() else []
+        notes = _notes_on(dataset, split)
+        if no_number.any():
+            notes.append(f"{no_number.sum():,} images get scores that are no numbers")
         if probe.batch > 1:
             notes.append(f"the file takes {probe.batch} images at once and no fewer: latency is that of all of them")
         guessing = np.bincount(images.labels).max() / len(images)
@@ -146,6 +148,25 @@ def evaluate(
         labels_source=labels_source,
         notes=tuple(notes),
     )
+
+
+def _images_of(dataset: Dataset, split: str) -> Split:
+    if split != "all":
+        return getattr(dataset, split)
+    parts = dataset.train, dataset.validation, dataset.test
+    return Split(
+        np.concatenate([part.images for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        tuple(name for part in parts for name in part.names),
+    )
+
+
+def _notes_on(dataset: Dataset, split: str) -> list[str]:
+    """What was noted of the data, without what is about other splits or about training."""
+    others = tuple(
+        beginning for name in SPLITS if name != split for beginning in (f"{name}: ", f"{name} has no image of")
+    )
+    return [note for note in dataset.notes if not note.startswith((*others, "imbalance "))]
 
 
 def scores_in_pieces(

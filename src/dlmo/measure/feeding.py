@@ -123,6 +123,12 @@ def output_of_class(
     missing = [name for name in classes if name not in labels]
     if missing:
         raise UserError(f"{dataset} has classes that {source} does not list: {', '.join(missing[:5])}")
+    twice = [name for name in classes if labels.count(name) > 1]
+    if twice:
+        raise UserError(
+            f"{source} lists {twice[0]} more than once, so which output is {dataset}'s class {twice[0]} is unknown; "
+            "give each output a name of its own (--labels FILE)"
+        )
     return np.array([labels.index(name) for name in classes])
 
 

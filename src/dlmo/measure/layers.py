@@ -179,6 +179,7 @@ def list_operators(content: bytes, layout: str, size: list[int] | None, report: 
     model = flatbuffer.read(content)
     _, delegated = opener(layout, size)(content).delegated_nodes()
     graph = model.subgraphs[0]
+    batch = flatbuffer.batch_of(graph)
     found = []
     for index, operator in enumerate(graph.operators):
         name = flatbuffer.operator_name(model, operator)
@@ -194,7 +195,7 @@ def list_operators(content: bytes, layout: str, size: list[int] | None, report: 
                 weight_type=_type_name(inputs[1]) if weighted else "",
                 output_type=_type_name(output) if output is not None else "",
                 weight_bytes=sum(len(flatbuffer.buffer_bytes(model, tensor.buffer)) for tensor in constants),
-                macs=flatbuffer.work(name, inputs, output)[1],
+                macs=flatbuffer.work(name, inputs, output, batch)[1],
                 delegated=delegated[index],
             )
         )
