@@ -319,7 +319,7 @@ def compress(
 def evaluate(
     model: Model,
     source: Source,
-    split: Annotated[str, typer.Option(help="train, validation or test")] = "test",
+    split: Annotated[str, typer.Option(help="train, validation, test or all")] = "test",
     threads: Threads = 1,
     group_by: GroupBy = None,
     labels: Labels = None,
@@ -539,6 +539,8 @@ def main() -> None:
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except MemoryError as error:
+        _fail(f"not enough memory ({error or 'none is left'}); give a smaller --input-size or fewer images", 2)
     except OSError as error:  # a full disk, a folder that may not be read
         where = f": {error.filename}" if error.filename else ""
         _fail(f"{error.strerror or error}{where}; what a job finished is kept, run the same command again", 2)

@@ -55,6 +55,7 @@ CASES = {
     "no such data set": (["study", "paper", "--dataset", "mnist"], "it has cifar10, cifar100"),
     "data set of no paper": (["study", "digits", "--network", "vgg", "--dataset", "cifar10"], "dlmo study paper"),
     "no number of epochs": (["study", "digits", "--network", "vgg", "--epochs", "vgg=many"], "is not a number"),
+    "no end of epochs": (["study", "digits", "--network", "vgg", "--epochs", "inf"], "is not a number"),
     "one and a half epochs": (["study", "digits", "--network", "vgg", "--epochs", "1.5"], "whole number"),
     "epochs of another": (["study", "digits", "--network", "vgg", "--epochs", "resnet8=1"], "not studied here"),
     "epochs of nothing": (["study", "digits", "--network", "vgg", "--epochs", "vgg="], "is not a number"),

@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from dlmo.errors import BudgetError
+from dlmo.errors import BudgetError, UserError
 from dlmo.strategy.budget import make_budget
-from dlmo.strategy.evidence import Evidence, gather, impossible, refusal, smallest
+from dlmo.strategy.evidence import Evidence, convertible, gather, impossible, refusal, smallest
 from dlmo.strategy.job import Options, _too_large
 from dlmo.strategy.optimize import optimize
 from dlmo.study.recipe import parse
@@ -58,6 +58,40 @@ def test_an_impossible_budget_is_refused_without_training(limit, time, shared_st
     assert "nothing was trained" in run.notes[-1]
     assert set(shared_store.glob("train/*")) == trained
     assert "allowed" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_recipe_that_cannot_be_made_refuses_no_budget(workspace, monkeypatch):
+    """An own network may break a step that nobody asked for; the search tells so of its own trials."""
+
+    def made(workspace, recipe):
+        if "prune_channels" in str(recipe):
+            raise UserError("prune_channels: cannot cut a layer of type GroupNorm")
+        return b""
+
+    monkeypatch.setattr("dlmo.strategy.evidence.untrained_file", made)
+    recipes = [parse("resnet8 > int8"), parse("resnet8 > prune_channels > int8")]
+    assert convertible(workspace, recipes) == recipes[:1]
+    assert impossible(gather(workspace, [], 1), make_budget("low", max_size="1KB")) == ()
+
+
+def test_a_named_network_between_the_smallest_and_the_fastest_may_keep_both_limits(shared_store, monkeypatch):
+    costs = {"resnet8@0.25": (9_000, 2.0), "mobilenet_v2@0.25": (90_000, 0.1), "resnet14@0.25": (20_000, 0.5)}
+
+    def told(workspace, recipes, threads):
+        return [evidence(str(recipe), *costs[recipe.network]) for recipe in recipes]
+
+    def stop(*arguments, **options):
+        raise RuntimeError("goes on")
+
+    monkeypatch.setattr("dlmo.strategy.job.gather", told)
+    monkeypatch.setattr("dlmo.strategy.job.smallest", lambda workspace, recipes: [
+        recipe for recipe in recipes if recipe.network != "resnet14@0.25"
+    ])  # fmt: skip
+    monkeypatch.setattr("dlmo.strategy.job.expected_seconds", stop)
+    options = Options(epochs=1, store=shared_store)
+    for limit, expected in (("25KB", RuntimeError), ("15KB", BudgetError)):
+        with pytest.raises(expected):
+            optimize("digits", network=list(costs), options=options, max_size=limit, max_latency="1ms")
 
 
 def test_a_refused_budget_leaves_the_model_of_an_earlier_run_alone(shared_store, tmp_path):

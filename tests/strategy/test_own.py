@@ -17,6 +17,7 @@ from dlmo.errors import UserError
 from dlmo.networks.normalization import KNOWN, Normalization, normalized, parse
 from dlmo.networks.own import Source
 from dlmo.progress import SilentProgress
+from dlmo.report.model_card import model_card
 from dlmo.runtimes.litert.convert import convert
 from dlmo.runtimes.litert.flatbuffer import shorten_names
 from dlmo.runtimes.litert.interpreter import Runner, predict
@@ -261,6 +262,9 @@ def test_a_float_tflite_goes_through_post_training_setups(float_file, trained, d
         # The int8 kernels leave out the average pooling of this code, with or without our layer in front.
         assert result.delegated == 1 or result.setup == "FIQ"
         assert result.accuracy > right - 0.03, result.setup
+    assert "training" not in run.machine, "nothing was trained"
+    assert not any("augmentation" in note or "the loss weighs" in note for note in run.notes)
+    assert "trained elsewhere and measured on digits" in model_card(run)
     with pytest.raises(UserError, match='"qat" trains the network further.*a .tflite file holds no trainable'):
         compress(float_file, "digits", recipe="qat > int8", mean="0.3", std="0.4", options=options)
 
@@ -312,6 +316,23 @@ def test_code_that_cannot_be_traced_is_still_converted(digits):
     content = convert(fold_batch_norm(own.module), (16, 16, 1))
     images = digits.test.images[:20]
     assert np.allclose(predict(content, images), scores(own.module, digits.test.take(np.arange(20))), atol=1e-3)
+
+
+@pytest.mark.parametrize("as_program", [False, True])
+def test_maps_that_are_viewed_as_rows(as_program, digits, tmp_path):
+    torch.manual_seed(0)
+    model, network = f"{CODE}:lenet", own_code().lenet().eval()
+    if as_program:
+        model, sizes = tmp_path / "lenet.pt2", ({0: torch.export.Dim("batch", min=1, max=1024)},)
+        torch.export.save(torch.export.export(network, (torch.zeros(2, 1, 16, 16),), dynamic_shapes=sizes), model)
+    own = taken(digits, model, mean="half")
+    some = digits.test.take(np.arange(20))
+    if as_program:
+        pixels = (torch.from_numpy(some.images[..., 0])[:, None] - 127.5) / 127.5  # in torch's own order
+        with torch.inference_mode():
+            assert np.allclose(scores(own.module, some), network(pixels).numpy(), atol=1e-5)
+    content = convert(fold_batch_norm(own.module), (16, 16, 1))
+    assert np.allclose(predict(content, some.images), scores(own.module, some), atol=1e-4)
 
 
 class Malicious:

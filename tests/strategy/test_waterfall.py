@@ -77,6 +77,7 @@ def test_the_choice_is_made_without_steps_that_did_not_pay():
     results = [result("resnet8 > float32"), plain, trained]
     choice = choose(results, budget, same)
     assert choice.result is plain
+    assert choice.reasons[0].startswith("as good as the smallest file of 3 candidates")
     assert choice.reasons[-1].startswith("qat did not pay and was dropped: resnet8 > qat > int8 is 300 bytes")
     better = replace(trained, validation_accuracy=0.92)
     assert choose([*results[:2], better], budget, same).result is better

@@ -10,7 +10,7 @@ from dlmo.progress import SilentProgress
 from dlmo.strategy.plan import schedules
 from dlmo.study.graph import Task, file_task, make_here, tasks_of
 from dlmo.study.recipe import parse
-from dlmo.study.run import run_recipes
+from dlmo.study.run import file_name, run_recipes
 from dlmo.study.store import Store
 
 NETWORK = "resnet8@0.25"
@@ -78,6 +78,13 @@ def test_what_needs_a_failed_task_fails_with_it_and_the_rest_goes_on(few):
     assert errors["b"] is errors["c"] is error and str(errors["e"]) == "lost elsewhere"
 
 
+def test_long_recipes_have_names_that_a_folder_takes():
+    path = "/home/somebody/" + "experiments/" * 10 + "weights.safetensors"
+    names = {file_name(parse(f"{NETWORK} > kd({path}) > {steps}"), 0) for steps in ("float32", "prune(0.9) > int8")}
+    assert len(names) == 2 and max(len(name) for name in names) < 200
+    assert all(name.startswith(NETWORK) and name.endswith("-seed0.tflite") for name in names)
+
+
 def test_interrupting_is_no_failure(few):
     def interrupt(workspace):
         raise KeyboardInterrupt
@@ -93,7 +100,6 @@ def test_a_failing_recipe_is_told_and_the_others_have_results(few):
     (failure,) = failures
     assert (failure.recipe, failure.setup, failure.seed) == (str(recipes[1]), "QAT", 0)
     assert failure.error == "ZeroDivisionError: integer division or modulo by zero"
-    with pytest.raises(ZeroDivisionError):
-        run_recipes(few, recipes, {NETWORK: BROKEN}, (0,), 1, needed=recipes[1])
-    with pytest.raises(ZeroDivisionError):
+    assert run_recipes(few, recipes, {NETWORK: BROKEN}, (0,), 1, needed=recipes[1])[1] == failures
+    with pytest.raises(UserError, match=r"> qat > int8: ZeroDivisionError: integer division"):
         run_recipes(few, recipes[1:2], {NETWORK: BROKEN}, (0,), 1)

@@ -13,7 +13,7 @@ from PIL import Image
 from dlmo.atomic import write_atomically
 from dlmo.data.dataset import Dataset
 from dlmo.errors import UserError
-from dlmo.package.parts import MANIFEST, origin, package_parts, remove_package, write_parts
+from dlmo.package.parts import MANIFEST, origin, package_parts, remove_package, tensor_documents, write_parts
 from dlmo.study.results import Mistake, Run
 from dlmo.study.run import Outcome
 
@@ -55,22 +55,43 @@ def check_free(out: Path) -> None:
 
 
 def _is_ours(entry: Path) -> bool:
-    """Of what a killed job leaves first: a folder without content, or the runs of `dlmo study paper`."""
-    return entry.is_dir() and (not any(entry.iterdir()) or _is_run(entry))
+    """Of what a killed job leaves first: a folder without content, or the runs of `dlmo study paper`.
+
+    The run of another command that lies in a folder for runs is not to be replaced by one of a study's.
+    """
+    if not entry.is_dir() or (any(entry.iterdir()) and not _is_run(entry)):
+        return False
+    dataset = _document(entry / "results.json").get("dataset")
+    command = dataset.get("command", "") if isinstance(dataset, dict) else ""
+    return not command or command.startswith("dlmo study")
 
 
 def _is_run(folder: Path) -> bool:
     """Whether dlmo wrote this folder, or was interrupted when it did."""
     if (folder / _ARTIFACTS / "preprocessing.json").exists():
         return True
-    for name, known in _KNOWN_BY:
-        try:
-            document = json.loads((folder / name).read_bytes())
-        except (OSError, ValueError):
-            continue
-        if isinstance(document, dict) and known <= document.keys():
-            return True
-    return False
+    return any(known <= _document(folder / name).keys() for name, known in _KNOWN_BY)
+
+
+def _document(path: Path) -> dict:
+    """What a JSON file holds; empty where there is none."""
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def clear(out: Path) -> None:
+    """Remove what an earlier run, or an earlier `dlmo study paper`, wrote into this very folder; all else stays."""
+    if "runs" in _document(out / "results.json"):
+        for old in (out / "study.md", out / "study.csv", *out.glob("study-*.svg")):
+            old.unlink(missing_ok=True)
+    for name in ("results.json", "results.csv", "report.html"):
+        (out / name).unlink(missing_ok=True)
+    for old in (out / _ARTIFACTS).glob("*.tflite"):
+        old.unlink()
+    remove_package(out)
 
 
 def holds_model(folder: Path) -> bool:
@@ -104,15 +125,12 @@ def _write_all(
 
     artifacts = out / _ARTIFACTS
     artifacts.mkdir(parents=True, exist_ok=True)
-    (out / "results.json").unlink(missing_ok=True)
-    for old in artifacts.glob("*.tflite"):
-        old.unlink()
     # First what `check_free` knows the folder by. The files in `artifacts` differ in their tensors' types, which each
     # file tells itself.
     document = preprocessing_document(dataset, group_by)
     _write_text(artifacts / "preprocessing.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     _write_text(artifacts / "labels.txt", "".join(f"{name}\n" for name in dataset.classes))
-    remove_package(out)
+    clear(out)
     if best is None:
         _write_reports(out, run)
         return
@@ -142,10 +160,14 @@ def preprocessing_document(dataset: Dataset, group_by: str | None) -> dict:
     }
 
 
-def mistakes_of(scores: np.ndarray, dataset: Dataset) -> tuple[Mistake, ...]:
-    """The most confident wrong answers on the test images."""
-    shifted = np.exp(scores - scores.max(1, keepdims=True))
-    shares = shifted / shifted.sum(1, keepdims=True)
+def mistakes_of(outcome: Outcome, dataset: Dataset) -> tuple[Mistake, ...]:
+    """The most confident wrong answers of a file on the test images."""
+    scores = outcome.test_scores
+    if tensor_documents(outcome.content)["output_tensor"]["holds"] == "shares":
+        shares = scores
+    else:
+        shifted = np.exp(scores - scores.max(1, keepdims=True))
+        shares = shifted / shifted.sum(1, keepdims=True)
     answers = scores.argmax(1)
     wrong = np.flatnonzero(answers != dataset.test.labels)
     worst = wrong[np.argsort(-shares[wrong, answers[wrong]], kind="stable")][:_SHOWN_MISTAKES]

@@ -56,9 +56,10 @@ def _unchosen(run: Run) -> str:
 
 def _what(run: Run, result: Result) -> str:
     data = _plain(str(run.dataset.get("name", "its data set")))
+    origin = f"trained on {data}" if result.epochs else f"trained elsewhere and measured on {data}"
     return (
         f"An image classifier for {_plain(wording.class_names(run.dataset, run.classes))}. Network "
-        f"`{result.network}`, {wording.count(result.parameters)} parameters, trained on {data}, "
+        f"`{result.network}`, {wording.count(result.parameters)} parameters, {origin}, "
         f"for target {_plain(run.target)}. Made by dlmo."
     )
 

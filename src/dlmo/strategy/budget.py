@@ -133,9 +133,9 @@ def shortfalls(result: Result, budget: Budget, reference: float) -> list[str]:
     lacks = []
     accuracy = result.validation_accuracy
     if budget.max_drop is not None and reference - accuracy > budget.max_drop + 1e-9:
-        lacks.append(f"loses {100 * (reference - accuracy):.1f} points (allowed {100 * budget.max_drop:g})")
+        lacks.append(f"loses {100 * (reference - accuracy):.2f} points (allowed {100 * budget.max_drop:g})")
     if budget.min_accuracy is not None and accuracy < budget.min_accuracy:
-        lacks.append(f"accuracy {100 * accuracy:.1f} % (wanted {100 * budget.min_accuracy:g} %)")
+        lacks.append(f"accuracy {100 * accuracy:.2f} % (wanted {100 * budget.min_accuracy:g} %)")
     return lacks + cost_shortfalls(result, budget)
 
 
@@ -148,7 +148,7 @@ def cost_shortfalls(costs: Costs, budget: Budget) -> list[str]:
     if budget.max_latency_ms is not None and costs.latency_ms is None:
         lacks.append("latency is not known")
     elif budget.max_latency_ms is not None and costs.latency_ms > budget.max_latency_ms:
-        lacks.append(f"{costs.latency_ms:.3g} ms (allowed {budget.max_latency_ms:.3g})")
+        lacks.append(f"{costs.latency_ms:.4g} ms (allowed {budget.max_latency_ms:.4g})")
     if budget.max_ram is not None:
         if costs.ram_bytes is None:
             lacks.append("memory could not be measured here")

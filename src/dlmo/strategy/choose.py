@@ -74,14 +74,17 @@ def choose(results: Sequence[Result], budget: Budget, compare: Compare) -> Choic
     if picked is None:
         return None
     leaner = leanest(picked, results, budget, reference_of(results).validation_accuracy)
-    choice = explain(leaner, results, budget, compare)
     if leaner is picked:
-        return choice
+        return explain(picked, results, budget, compare)
+    choice = explain(leaner, results, budget, compare, "as good as {}, but for noise, with fewer steps")
     return replace(choice, reasons=(*choice.reasons, dropped_words(picked, leaner)))
 
 
-def explain(chosen: Result, results: Sequence[Result], budget: Budget, compare: Compare) -> Choice:
-    """Reasons, the worth of each step, and whether the study's advice held. compare: paired test on test images."""
+def explain(chosen: Result, results: Sequence[Result], budget: Budget, compare: Compare, said: str = "{}") -> Choice:
+    """Reasons, the worth of each step, and whether the study's advice held. compare: paired test on test images.
+
+    said: how the first reason, {}, is put.
+    """
     reference = reference_of(results)
     legal = [r for r in results if not shortfalls(r, budget, reference.validation_accuracy)]
     measure = budget.running_cost
@@ -91,7 +94,7 @@ def explain(chosen: Result, results: Sequence[Result], budget: Budget, compare: 
         "balance": f"the best balance (half the size or {cost} weighs like a tenth more errors)",
         "accuracy": f"the highest validation accuracy (to 0.1 point), then the lowest {cost}",
     }[budget.goal]
-    why = f"{goal} of {len(legal)} candidates (of {len(results)}) that meet the budget"
+    why = said.format(f"{goal} of {len(legal)} candidates (of {len(results)}) that meet the budget")
     return _choice(chosen, results, compare, measure, why, advice(chosen, results, budget, compare))
 
 

@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from dlmo import tracking
 from dlmo.data import Dataset, load
 from dlmo.errors import UserError
@@ -20,7 +22,7 @@ from dlmo.progress import Progress, SilentProgress
 from dlmo.strategy import legality
 from dlmo.strategy.budget import Budget, parse_duration
 from dlmo.strategy.choose import asked_for, choose, nearest
-from dlmo.strategy.evidence import Evidence, gather, impossible, refusal, smallest
+from dlmo.strategy.evidence import Evidence, convertible, gather, impossible, refusal, smallest
 from dlmo.strategy.own import Own, possible, take_in
 from dlmo.strategy.plan import (
     Plan,
@@ -235,8 +237,12 @@ def run_prepared(ready: Prepared, job: Job, options: Options, begun: float, plan
     planned = planned or plan_job(ready, job, options, known_only=job.limited)
     if job.limited and (planned is None or _trains(workspace, planned, seeds)):  # else refusing would save nothing
         known = [recipe for recipes in ready.recipes.values() for recipe in recipes]
-        candidates = smallest(workspace, [*known, *(space.smallest() if space else ())])
-        out_of_reach = impossible(gather(workspace, candidates, options.threads), job.budget)
+        candidates = convertible(workspace, [*known, *(space.smallest() if space else ())])
+        likely = smallest(workspace, candidates)
+        out_of_reach = impossible(gather(workspace, likely, options.threads), job.budget)
+        if out_of_reach and job.all_networks and len(likely) < len(candidates):
+            # The user's own networks: what lies between the smallest and the fastest may keep both limits.
+            out_of_reach = impossible(gather(workspace, candidates, options.threads), job.budget)
         if out_of_reach:
             return _refused(job, options, ready, out_of_reach)
     planned = planned or plan_job(ready, job, options)
@@ -263,11 +269,12 @@ def run_prepared(ready: Prepared, job: Job, options: Options, begun: float, plan
         )
     choice, best = _choose(job, outcomes, dataset)
     results = tuple(outcome.result for outcome in outcomes)
+    trained = any(result.epochs for result in results)  # a user's own model may only be converted
     run = Run(
         title=job.command,
         dataset=_describe(dataset, job.command),
         target=options.target,
-        machine=machine() | {"training": f"trained on {plan.device}"},
+        machine=machine() | ({"training": f"trained on {plan.device}"} if trained else {}),
         budget=job.budget.words() if job.budget else {},
         results=results,
         choice=choice,
@@ -276,15 +283,16 @@ def run_prepared(ready: Prepared, job: Job, options: Options, begun: float, plan
             *ready.notes,
             *left_out,
             *plan.notes,
-            *_handling_notes(workspace),
+            *(_handling_notes(workspace) if trained else ()),
             *_repair_notes(results),
             *_latency_notes(results, options),
+            *_no_number_notes(outcomes),
             *_doubts(options, results),
         ),
         search=searched,
         classes=dataset.classes,
         confusion=tuple(map(tuple, confusion_matrix(best.test_scores, dataset.test.labels).tolist())),
-        mistakes=mistakes_of(best.test_scores, dataset),
+        mistakes=mistakes_of(best, dataset),
         curves=curves,
         layers=_layers(best, outcomes, dataset),
         failures=tuple(failures),
@@ -302,7 +310,7 @@ def _too_large(ready: Prepared, planned: Planned, budget: Budget) -> list[Recipe
     see otherwise, are left to the search.
     """
     workspace = ready.workspace
-    asked = [recipe for recipe in planned.recipes if recipe.steps != (Float32(),)]
+    asked = convertible(workspace, [recipe for recipe in planned.recipes if recipe.steps != (Float32(),)])
     if workspace.target.tells_flash:
         found = gather(workspace, asked, 1)
     else:
@@ -407,8 +415,8 @@ def _choose(job: Job, outcomes: Sequence[Outcome], dataset: Dataset) -> tuple[Ch
     if job.budget is not None:
         choice = choose(results, job.budget, compare)
     elif job.given is not None:
-        wanted = next(result for result in results if result.recipe == str(job.given))
-        choice = asked_for(wanted, results, compare)
+        wanted = next((result for result in results if result.recipe == str(job.given)), None)
+        choice = None if wanted is None else asked_for(wanted, results, compare)
     shown = choice.result if choice else max(results, key=lambda result: result.validation_accuracy)
     return choice, next(outcome for outcome in outcomes if outcome.result is shown)
 
@@ -511,6 +519,16 @@ def _latency_notes(results: Sequence[Result], options: Options) -> tuple[str, ..
             if limit is not None and result.latency_ms > _LATENCY_KEPT * limit:
                 notes.append(f"{result.recipe}: {result.latency_ms:.3g} ms measured, {limit:g} ms were asked for")
     return tuple(notes)
+
+
+def _no_number_notes(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
+    """Files that answer test images with no number: a training that went astray, or a damaged model."""
+    counts = {outcome.result.recipe: int(np.isnan(outcome.test_scores).any(1).sum()) for outcome in outcomes}
+    return tuple(
+        f"{recipe}: {count:,} test images get scores that are no numbers, which count as wrong"
+        for recipe, count in counts.items()
+        if count
+    )
 
 
 def _doubts(options: Options, results: Sequence[Result]) -> tuple[str, ...]:

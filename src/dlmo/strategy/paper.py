@@ -99,7 +99,7 @@ class Asked:
 
 def study_paper(asked: Asked, progress: Progress | None = None) -> PaperStudy:
     """Run what is asked for and compare it with what the study published."""
-    from dlmo.package.folder import check_free, check_writable
+    from dlmo.package.folder import check_free, check_writable, clear
 
     progress = progress or SilentProgress()
     runs: dict[str, Run] = {}
@@ -128,6 +128,7 @@ def study_paper(asked: Asked, progress: Progress | None = None) -> PaperStudy:
     if asked.options.folder is not None:
         from dlmo.report.study_page import write_study
 
+        clear(asked.options.folder)
         write_study(asked.options.folder, found)
     return found
 

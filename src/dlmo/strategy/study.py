@@ -1,5 +1,6 @@
 """Study: measure setups and recipes side by side."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -68,6 +69,8 @@ def epochs_by_network(entries: Sequence[str]) -> tuple[float | None, dict[str, f
         network, equals, text = entry.rpartition("=")
         try:
             value = float(text)
+            if not math.isfinite(value):
+                raise ValueError
         except ValueError:
             raise UserError(f'--epochs {entry}: "{text}" is not a number; write 20, or NETWORK=20') from None
         value = int(value) if value.is_integer() else value

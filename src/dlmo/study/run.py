@@ -1,12 +1,13 @@
 """Running recipes: every stage, then every measurement, with files measured against each other in one go."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from dlmo.data.dataset import Dataset
-from dlmo.errors import one_line
+from dlmo.errors import UserError, one_line
 from dlmo.measure.accuracy import accuracy, right_answers
 from dlmo.measure.size import compressed_bytes
 from dlmo.measure.statistics import PairedTest, paired_test
@@ -16,6 +17,9 @@ from dlmo.study.results import Failure, Result
 from dlmo.study.stages import make_artifact, scores
 from dlmo.study.workspace import Artifact, NetworkPlan, Workspace
 from dlmo.training.curve import Epoch
+
+# Of a recipe in the name of its file: a path may hold names of 255 bytes at most.
+_LONGEST_NAME = 160
 
 # Makes tasks elsewhere; returns those that failed, and why.
 Cluster = Callable[[Workspace, Sequence[Task]], dict[str, Exception]]
@@ -59,7 +63,8 @@ def run_recipes(
     """Train and convert everything, then measure everything on the workspace's targets, one after the other.
 
     Returns outcomes, the recipes that failed, and the training curves by title. Raises the first error if all
-    recipes fail, or `needed`. cluster: makes the stages first; what it leaves out is made here.
+    recipes fail, as a UserError, and what the user can mend of `needed`. cluster: makes the stages first; what it
+    leaves out is made here.
 
     What the target measures comes last, when nothing else runs, with all files at hand to take turns.
     """
@@ -73,11 +78,14 @@ def run_recipes(
         if error is None:
             made.append((recipe, seed, make_artifact(workspace, recipe, plans[recipe.network], seed)))
             continue
-        if recipe == needed:
+        if recipe == needed and isinstance(error, UserError | OSError):
             raise error
         failures.append(Failure(str(recipe), recipe.setup, recipe.network, seed, one_line(error)))
     if not made:
-        raise next(iter(errors.values()))
+        first = next(iter(errors.values()))
+        if isinstance(first, UserError | OSError | MemoryError):
+            raise first
+        raise UserError(f"{failures[0].recipe}: {failures[0].error}") from first
     contents = [artifact.content() for _, _, artifact in made]
     validation, test = (
         [scores(workspace, content, split, "a file") for content in contents] for split in ("validation", "test")
@@ -128,8 +136,12 @@ def file_name(recipe: Recipe, seed: int) -> str:
 
 
 def safe_name(text: str) -> str:
-    """A recipe's text, or the beginning of one, as part of a file's name."""
-    return "".join(c if c.isalnum() or c in "@._-=" else "_" for c in text.replace(" > ", "-")).rstrip("_")
+    """A recipe's text, or the beginning of one, as part of a file's name; one too long for that ends in its hash."""
+    name = "".join(c if c.isalnum() or c in "@._-=" else "_" for c in text.replace(" > ", "-")).rstrip("_")
+    if len(name.encode()) <= _LONGEST_NAME:
+        return name
+    kept = name.encode()[:_LONGEST_NAME].decode(errors="ignore")
+    return f"{kept}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"
 
 
 def comparer(outcomes: Sequence[Outcome], dataset: Dataset) -> Callable[[Result, Result], PairedTest]:
