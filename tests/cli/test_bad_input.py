@@ -48,7 +48,10 @@ CASES = {
     "unknown teacher": (["study", "digits", "--recipe", "resnet8 > kd(resnet57)"], "resnet56"),
     "teacher is no file": (["study", "digits", "--recipe", "resnet8 > kd({tmp}/t.safetensors)"], "cannot read"),
     "pt2 teacher is no file": (["study", "digits", "--recipe", "resnet8 > kd({tmp}/t.pt2)"], "cannot read"),
-    "teacher of another kind": (["study", "digits", "--recipe", "resnet8 > kd(best.pt)"], "anyone's .pt2"),
+    "teacher of another kind": (
+        ["study", "digits", "--recipe", "resnet8 > kd(best.pt)"],
+        "holds weights alone: add network=NAME",
+    ),
     "kd is no kd": (["study", "digits", "--network", "resnet8", "--setup", "KD", "--kd", "prune"], "give a kd step"),
     "not in the table": (["study", "paper-kd", "--network", "resnet8"], "it has mobilenet_v1"),
     "prune is no prune": (["study", "digits", "--network", "vgg", "--setup", "PRN", "--prune", "kd"], "a prune step"),

@@ -42,6 +42,7 @@ def trained(monkeypatch):
 
     monkeypatch.setattr(searching._Searcher, "_trained", figures)
     monkeypatch.setattr(searching._Searcher, "_promote", promoted)
+    monkeypatch.setattr(searching, "check_cutting", lambda workspace, recipe: None)  # widths are figures here too
     monkeypatch.setattr(searching, "_MOST_REPEATS", 3)
     return asked
 
@@ -215,6 +216,7 @@ def test_it_stops_when_limits_and_accuracy_are_surely_kept(fresh, trained, small
 
 def test_a_recipe_that_breaks_ends_no_search(fresh, monkeypatch):
     monkeypatch.setattr(searching, "_MOST_REPEATS", 2)
+    monkeypatch.setattr(searching, "check_cutting", lambda workspace, recipe: None)
 
     def broken(workspace, recipe, plan, seed):
         raise RuntimeError("the converter gave up\nlong trace")

@@ -64,9 +64,11 @@ def test_unusual_layers_fold_and_quantize_to_the_same():
 def test_an_emptied_filter_keeps_a_scale_that_its_bias_fits():
     conv = QuantizedConv2d(3, 2, 1)
     with torch.no_grad():
-        conv.weight[0] = 0
+        conv.weight[0], conv.bias[0] = 0, 1.5
     conv.prepare_export()
-    assert conv.export_scale[0] == pytest.approx(1e-4 * float(conv.export_scale[1]))
+    input_scale = 6 / 255
+    assert abs(1.5 / (input_scale * float(conv.export_scale[0]))) < 2**31
+    assert conv.export_scale[1] == conv.weight[1].detach().abs().max() / 127, "others are as they were"
     assert (conv.quantized_weight()[0] == 0).all()
 
 

@@ -107,7 +107,7 @@ def _by_added_error(content: bytes, plain: bytes, dataset: Dataset) -> list[str]
         sources = [makers[int(tensor)] for tensor in operator.inputs if int(tensor) in makers]
         for each in (operator, *sources):
             name, output = flatbuffer.operator_name(model, each), flatbuffer.output_tensor(graph, each)
-            macs[output.name.decode()] = flatbuffer.work(name, flatbuffer.input_tensors(graph, each), output)[1]
+            macs[output.name.decode()] = flatbuffer.work(name, flatbuffer.input_tensors(graph, each), output, 1)[1]
     allowed = np.cumsum(list(macs.values())) <= _FLOAT_WORK * flatbuffer.facts(content).macs
     return list(macs)[: int(allowed.sum())]
 

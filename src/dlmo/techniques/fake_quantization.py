@@ -24,8 +24,8 @@ _decomposed = torch.ops.quantized_decomposed
 _FUSED_ACTIVATIONS = (nn.ReLU, nn.ReLU6)
 _ELEMENTWISE = (operator.add, operator.mul, torch.add, torch.mul)
 _RANGE_MOMENTUM = 0.05
-# The scale of a filter's weights, at least, as a share of the largest scale in its layer.
-LEAST_SCALE = 1e-4
+# The scale of a filter's weights, at least, as a share of its bias; see runtimes.litert.quantize.
+_LEAST_SCALE = 3e-4 / 127
 
 
 class QuantizationAwareTraining(Technique):
@@ -87,10 +87,10 @@ class _WeightQuantizer:
         return _decomposed.dequantize_per_channel.default(rounded, *arguments)
 
     def _scale(self) -> torch.Tensor:
-        """Of each filter. Not far below the layer's largest: the bias is stored in steps of it, in 32 bits, so that
-        the bias of a filter that pruning emptied would not fit."""
-        scale = self.weight.detach().abs().flatten(1).amax(1) / 127
-        return torch.maximum(scale, LEAST_SCALE * scale.max()).clamp_min(1e-8)
+        """Of each filter. Not too small beside the bias, which is stored in steps of it, in 32 bits: that of a filter
+        which pruning emptied would not fit."""
+        scale = (self.weight.detach().abs().flatten(1).amax(1) / 127).clamp_min(1e-8)
+        return scale if self.bias is None else torch.maximum(scale, _LEAST_SCALE * self.bias.detach().abs())
 
     def prepare_export(self) -> None:
         # The converter wants scales as stored tensors, not as something computed.

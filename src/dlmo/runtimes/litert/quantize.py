@@ -22,8 +22,9 @@ _OPERATION = qtyping.TFLOperationName
 # What a layer of an int8 file may be instead: the same with weights of 4 bits (see runtimes.litert.four_bits), or float
 # arithmetic with weights of 16 bits.
 LayerForm = Literal["int4", "float16"]
-# What a filter's largest weight is at least, as a share of its layer's; less is far below a step of the output.
-_LEAST_SPAN = 1e-4
+# What a filter's largest weight is at least, as a share of its bias: enough for the bias to fit at an input scale of
+# 2e-4, little beside the bias itself.
+_LEAST_SPAN = 3e-4
 
 
 def float16(content: bytes) -> bytes:
@@ -88,7 +89,7 @@ def static_int8(
 
 
 def _with_no_filter_empty(content: bytes) -> bytes:
-    """The network with a tiny weight in each filter that has none, as pruning leaves them.
+    """The network with a tiny weight in each filter that has none beside its bias, as pruning leaves them.
 
     An int8 layer's biases are stored in steps of input scale times filter scale, in 32 bits. The quantizer gives an
     empty filter a scale so small that its bias would be cut to nothing.
@@ -97,19 +98,20 @@ def _with_no_filter_empty(content: bytes) -> bytes:
     graph, buffers = model.subgraphs[0], len(model.buffers)
     for operator in graph.operators:
         name = flatbuffer.operator_name(model, operator)
-        if name not in flatbuffer.WEIGHTED:
+        if name not in flatbuffer.WEIGHTED or len(operator.inputs) < 3 or operator.inputs[2] < 0:
             continue
         tensor = graph.tensors[int(operator.inputs[1])]
-        weights = flatbuffer.constant(model, tensor)
-        if weights is None or weights.dtype != np.float32:
+        weights, bias = (flatbuffer.constant(model, graph.tensors[int(index)]) for index in operator.inputs[1:3])
+        if weights is None or bias is None or weights.dtype != np.float32:
             continue
         weights = weights.copy()
         filters = np.moveaxis(weights, -1 if name == "DEPTHWISE_CONV_2D" else 0, 0)
         spans = np.abs(filters.reshape(len(filters), -1)).max(1)
-        least = _LEAST_SPAN * spans.max()
-        if spans.min() >= least:
+        least = _LEAST_SPAN * np.abs(bias)
+        small = spans < least
+        if not small.any():
             continue
-        filters[(spans < least, *[0] * (filters.ndim - 1))] = least
+        filters[(small, *[0] * (filters.ndim - 1))] = least[small]
         buffer = schema.BufferT()
         buffer.data = np.frombuffer(weights.tobytes(), np.uint8)
         tensor.buffer = len(model.buffers)
