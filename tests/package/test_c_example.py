@@ -85,6 +85,7 @@ def test_obstacles_name_the_reason(float_file, int8_file):
     assert obstacle(float_file) is None
     assert "int8 weights with float activations" in obstacle(quantize.dynamic_int8(float_file))
     assert "widened" in obstacle(quantize.weight_only_int8(float_file))
+    assert obstacle(float_file + bytes(17 << 20)) == "its 18 MB are more than a microcontroller holds"
     assert "neither float32 nor int8" in obstacle(quantize.float16(float_file))
     assert "sparse" in obstacle(sparse.encode_zeros(flatbuffer.shorten_names(float_file)))
 

@@ -25,11 +25,14 @@ OPERATORS = frozenset({
 _TYPES = (schema.TensorType.FLOAT32, schema.TensorType.INT8, schema.TensorType.INT32)
 _C_TYPES = {np.dtype(np.float32): "float", np.dtype(np.int8): "int8_t"}
 _VECTORS = 2  # golden images in the program: they lie in the device's flash
+_LARGEST_FILE = 16 << 20  # bytes; written out as C text, larger ones take minutes and no compiler likes them
 _ALIGNMENT = 16  # bytes, of tensors in the arena and of the model
 
 
 def obstacle(content: bytes) -> str | None:
-    """Why TensorFlow Lite Micro cannot run a file; None where it can."""
+    """Why there is nothing in a file for TensorFlow Lite Micro; None where it can run it."""
+    if len(content) > _LARGEST_FILE:
+        return f"its {len(content) / 1e6:,.0f} MB are more than a microcontroller holds"
     model = flatbuffer.read(content)
     graph = model.subgraphs[0]
     names = [flatbuffer.operator_name(model, operator) for operator in graph.operators]
