@@ -237,12 +237,12 @@ def run_prepared(ready: Prepared, job: Job, options: Options, begun: float, plan
     planned = planned or plan_job(ready, job, options, known_only=job.limited)
     if job.limited and (planned is None or _trains(workspace, planned, seeds)):  # else refusing would save nothing
         known = [recipe for recipes in ready.recipes.values() for recipe in recipes]
-        candidates = convertible(workspace, [*known, *(space.smallest() if space else ())])
+        candidates = [*known, *(space.smallest() if space else ())]
         likely = smallest(workspace, candidates)
-        out_of_reach = impossible(gather(workspace, likely, options.threads), job.budget)
+        out_of_reach = _out_of_reach(workspace, likely, job, options)
         if out_of_reach and job.all_networks and len(likely) < len(candidates):
-            # The user's own networks: what lies between the smallest and the fastest may keep both limits.
-            out_of_reach = impossible(gather(workspace, candidates, options.threads), job.budget)
+            # The networks the user named: what lies between the smallest and the fastest may keep both limits.
+            out_of_reach = _out_of_reach(workspace, candidates, job, options)
         if out_of_reach:
             return _refused(job, options, ready, out_of_reach)
     planned = planned or plan_job(ready, job, options)
@@ -301,6 +301,11 @@ def run_prepared(ready: Prepared, job: Job, options: Options, begun: float, plan
     if options.folder is not None:
         write_run(options.folder, run, best, outcomes, dataset, options.group_by)
     return Finished(run, outcomes, workspace)
+
+
+def _out_of_reach(workspace: Workspace, recipes: Sequence[Recipe], job: Job, options: Options) -> tuple[str, ...]:
+    """The nearest points, where none of the recipes that can be made into a file may keep the budget."""
+    return impossible(gather(workspace, convertible(workspace, recipes), options.threads), job.budget)
 
 
 def _too_large(ready: Prepared, planned: Planned, budget: Budget) -> list[Recipe]:
