@@ -1,6 +1,7 @@
 """Ways to distil side by side: a Markdown table with mean and deviation over seeds, gain, test, published figure.
 
-    python benchmarks/distillation_methods.py cifar100:DIR --store STORE [--seeds 3] [--epochs 240] [--only DKD]...
+    python benchmarks/distillation_methods.py cifar100:DIR --store STORE [--seeds 3] [--epochs 240] [--only DKD]... \\
+        [--repeat DKD]...
     python benchmarks/distillation_methods.py digits --student resnet8@0.25 --teacher resnet8 --epochs 12 \\
         --split validation --kd "kd(loss=hint, weight=2)" --kd "kd(loss=hint, weight=5)"
     python benchmarks/distillation_methods.py digits --student resnet8@0.25 --teacher resnet8 --epochs 12 --qat
@@ -11,6 +12,8 @@ schedule: SGD with 0.05, batches of 64, the rate divided by 10 after 150, 180 an
 BatchNorm without weight decay, teacher's answers from as many fixed views as a quarter of the epochs (loss on answers).
 Every method has the same schedule and as many updates; the last epoch counts. On test, the validation images are
 trained on too, as nothing is chosen by them; with --split validation they are not.
+
+With --repeat, only plain training and the methods named get all seeds, the others seed 0.
 
 Each training lies in the store: a stopped run goes on, and several processes, each with its --only, may fill one
 store at the same time; the call without --only then prints the whole table.
@@ -119,14 +122,17 @@ class Bench:
         step = parse(f"{self.student} > {text}").kd
         return step if "teacher" in step.model_fields_set else step.model_copy(update={"teacher": self.teacher})
 
-    def methods(self, methods: Sequence[Method], only: Sequence[str]) -> list[Row]:
-        """A row for plain training, for the teacher and for each method."""
+    def methods(self, methods: Sequence[Method], only: Sequence[str], repeat: Sequence[str]) -> list[Row]:
+        """A row for plain training, for the teacher and for each method. repeat: the methods that get all seeds, none
+        for every one."""
         wanted = [Method(PLAIN, "", PUBLISHED_PLAIN), Method("teacher", "", PUBLISHED_TEACHER), *methods]
         rows = []
         for method in wanted:
             if only and method.name not in only:
                 continue
-            network, seeds = (self.teacher, range(1)) if method.name == "teacher" else (self.student, self.seeds)
+            network = self.teacher if method.name == "teacher" else self.student
+            once = method.name == "teacher" or (repeat and method.name not in (PLAIN, *repeat))
+            seeds = self.seeds[:1] if once else self.seeds
             kd = self.kd(method.kd) if method.kd else None
             trained = [trainings.train(self.workspace, network, self.plan, seed, kd) for seed in seeds]
             published = method.published if self.literature else None
@@ -183,6 +189,7 @@ def main() -> None:
     parser.add_argument("--teacher", default=TEACHER)
     parser.add_argument("--kd", action="append", default=[], help="a method of your own in place of the list")
     parser.add_argument("--only", action="append", default=[], help=f'"{PLAIN}", teacher, or a method of the list')
+    parser.add_argument("--repeat", action="append", default=[], help="give all seeds to this method; see above")
     parser.add_argument("--qat", action="store_true", help="quantization-aware training with and without the teacher")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=240)
@@ -204,7 +211,7 @@ def main() -> None:
     )
     bench = Bench(workspace, plan, student, teacher, range(arguments.seeds), arguments.split)
     methods = [Method(text, text) for text in arguments.kd] or METHODS
-    rows = bench.qat(methods[0].kd) if arguments.qat else bench.methods(methods, arguments.only)
+    rows = bench.qat(methods[0].kd) if arguments.qat else bench.methods(methods, arguments.only, arguments.repeat)
     print(
         f"\n{teacher} -> {student} on {dataset.name}, {len(bench.images):,} {arguments.split} images. "
         f"{arguments.epochs} epochs of {len(dataset.train):,} images in batches of {arguments.batch}, rate "

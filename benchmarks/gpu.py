@@ -1,16 +1,18 @@
 """Training on a CUDA GPU: images per second, and the time to 94 % on CIFAR-10, by dlmo's own loop.
 
-    python benchmarks/gpu.py [cifar10:DIR] [--network resnet20@2] [--batch 128] [--steps 100] [--rounds 3]
+    python benchmarks/gpu.py [cifar10:DIR] [--network resnet20@2] [--batch 128] [--steps 100] [--rounds 3] [--epochs N]
 
 Images per second are of random images at full size, without progressive resizing, best of the rounds; the same
 network is also trained compiled by torch.compile, for whoever wonders whether that would pay here. With a source of
-CIFAR-10, the network is trained as `dlmo study` trains it, under longer and longer schedules, until one ends at 94 %
-of the test images; its training time is what is told (reading data and building are not counted).
+CIFAR-10, the network is trained as `dlmo study` trains it, under longer and longer schedules (or the one of --epochs),
+until one ends at 94 % of the test images; its training time is what is told (reading data and building are not
+counted). --rounds 0 leaves out the images per second.
 Says so and does nothing where there is no CUDA GPU.
 """
 
 import argparse
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -46,9 +48,9 @@ def rate(network: torch.nn.Module, batch: int, steps: int, device: Device) -> fl
     return batch * steps / (stamps[-1] - stamps[WARM_UP_STEPS - 1])
 
 
-def time_to_goal(source: str, name: str, device: Device) -> None:
+def time_to_goal(source: str, name: str, tried_epochs: Sequence[int], device: Device) -> None:
     data = load(source)
-    for epochs in TRIED_EPOCHS:
+    for epochs in tried_epochs:
         torch.manual_seed(0)
         network = networks.build(name, classes=len(data.classes), input_shape=data.input_shape)
         schedule = schedules(len(data.train), data.input_shape[0], epochs).train
@@ -70,6 +72,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--epochs", type=int)
     arguments = parser.parse_args()
     device = best_device()
     if device.name != "cuda":
@@ -77,14 +80,15 @@ def main() -> None:
         return
     print(f"dlmo trains on {device.describe()}, torch {torch.__version__}")
     kinds = {"as dlmo trains it": lambda network: network, "compiled": torch.compile}
-    for kind, prepare in kinds.items():
+    for kind, prepare in kinds.items() if arguments.rounds else ():
         rates = [
             rate(prepare(fresh(arguments.network, SIDE)), arguments.batch, arguments.steps, device)
             for _ in range(arguments.rounds)
         ]
         print(f"{arguments.network}, batch {arguments.batch}, {kind}: {max(rates):,.0f} images/s", flush=True)
     if arguments.source is not None:
-        time_to_goal(arguments.source, arguments.network, device)
+        tried = TRIED_EPOCHS if arguments.epochs is None else (arguments.epochs,)
+        time_to_goal(arguments.source, arguments.network, tried, device)
 
 
 if __name__ == "__main__":

@@ -52,6 +52,18 @@ def train(pruning, model, steps):
         pruning.after_step(model, step)
 
 
+def test_without_training_all_weights_go_at_once():
+    pruning = GradualMagnitudePruning(0.75, rounds=65)
+    model = network()
+    before = [layer.weight.detach().clone() for layer in prunable_layers(model)]
+    pruning.end(pruning.begin(model, steps=0))
+    assert sparsity_of(model) == pytest.approx(0.75, abs=1e-3)
+    for layer, weight in zip(prunable_layers(model), before):
+        kept = layer.weight != 0
+        assert torch.equal(layer.weight[kept], weight[kept])
+        assert weight[kept].abs().min() >= weight[~kept].abs().max()
+
+
 def small_network():
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 5), nn.Flatten(), nn.Linear(64, 10))

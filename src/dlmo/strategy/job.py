@@ -274,7 +274,7 @@ def run_prepared(ready: Prepared, job: Job, options: Options, begun: float, plan
         title=job.command,
         dataset=_describe(dataset, job.command),
         target=options.target,
-        machine=machine() | ({"training": f"trained on {plan.device}"} if trained else {}),
+        machine=machine() | ({"training": _trained_on(results, plan)} if trained else {}),
         budget=job.budget.words() if job.budget else {},
         results=results,
         choice=choice,
@@ -477,6 +477,12 @@ def command_line(job: str, inputs: Sequence[str | Path], arguments: dict[str, ob
             if entry is not None:
                 words += [f"--{name.replace('_', '-')}", f"{entry:g}" if isinstance(entry, float) else str(entry)]
     return shlex.join(words)
+
+
+def _trained_on(results: Sequence[Result], plan: Plan) -> str:
+    """Where the results' networks were trained: not always here, see `train_only`."""
+    known = [result.trained_on or (plan.device,) for result in results if result.epochs]
+    return f"trained on {' and '.join(dict.fromkeys(device for devices in known for device in devices))}"
 
 
 def _handling_notes(workspace: Workspace) -> tuple[str, ...]:

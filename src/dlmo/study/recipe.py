@@ -161,14 +161,15 @@ class Kd(Step):
 class Prune(Step):
     """See techniques.pruning.
 
-    sparsity: final share of zeros. rounds: how often it rises. teacher: `parent`, the network before pruning, or
-    `none`, the study's plain form; a recipe's `kd` takes its place.
+    sparsity: final share of zeros. rounds: how often it rises. epochs: 0 cuts at once, without training, which pays
+    where a pruned network's file is a little too large. teacher: `parent`, the network before pruning, or `none`, the
+    study's plain form; a recipe's `kd` takes its place.
     """
 
     name, code, summary = "prune", "PRN", "gradual magnitude pruning; zeros are stored sparse"
     sparsity: float = Field(0.8, gt=0, lt=1, json_schema_extra={"search": [0.5, 0.95]})
     rounds: int = Field(65, ge=1, le=1000, json_schema_extra={"search": [60, 70]})
-    epochs: int | None = Field(None, ge=1, le=10_000)  # None: the plan's share of the schedule
+    epochs: int | None = Field(None, ge=0, le=10_000)  # None: the plan's share of the schedule
     teacher: Literal["parent", "none"] = "none"
 
 
@@ -382,8 +383,11 @@ def _check_order(steps: list[Step]) -> None:
             raise UserError(f'"{step.name}" must be the last step: it fixes the file\'s number format')
     names = [step.name for step in steps]
     for name in set(names):
-        if names.count(name) > 1:
+        shares = [step.sparsity for step in steps if step.name == name == "prune"]
+        if names.count(name) > 1 and not shares:
             raise UserError(f'step "{name}" stands twice')
+        if shares != sorted(set(shares)):
+            raise UserError('"prune" may stand again for a larger share only: zeros stay zeros')
     if {"prune", "prune_channels"} <= set(names) and names.index("prune") < names.index("prune_channels"):
         raise UserError('"prune_channels" must come before "prune": training the smaller network would fill its zeros')
     if {"prune", "mixed"} <= set(names):

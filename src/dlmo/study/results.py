@@ -31,6 +31,7 @@ class Result:
     latency_by_threads: medians by number of threads, where the target measures several. device: what a target that is
     another machine says of itself and of the measurement; doubts: what makes its numbers doubtful, sentences.
     elsewhere: what the run's further targets measured of the same file, by their names; choices are not made on it.
+    trained_on: what its trainings ran on, in words; empty where that is not known.
     repair: what an int8 file needed to keep its accuracy beyond plain ranges, in words; empty for nothing.
     artifact: file name inside the run's `artifacts` folder.
     """
@@ -74,6 +75,7 @@ class Result:
     device: str = ""
     doubts: tuple[str, ...] = ()
     elsewhere: dict[str, Measured] = field(default_factory=dict)
+    trained_on: tuple[str, ...] = ()
 
     @property
     def arena_bytes(self) -> int | None:

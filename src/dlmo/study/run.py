@@ -116,6 +116,7 @@ def run_recipes(
             seed=seed,
             epochs=artifact.trained.epochs,
             seconds=artifact.trained.seconds,
+            trained_on=tuple(artifact.trained.devices),
             test_images=on_test.images,
             validation_images=on_validation.images,
             sparsity=artifact.trained.sparsity,

@@ -195,6 +195,7 @@ def _train_into(
         else:
             training = fit(network, schedule, state, update)
     before = parent or teacher  # a parent's seconds hold its teacher's
+    here = [best_device().describe()] if schedule.epochs else []
     record = {
         "network": name,
         "fake_quantized": isinstance(step, Qat),
@@ -202,6 +203,7 @@ def _train_into(
         "epochs": round(schedule.passes + (parent.epochs if parent else 0), 3),
         "seconds": sum(epoch.seconds for epoch in training.curve) + (before.seconds if before else 0.0),
         "shapes": parent.shapes if parent else {},
+        "devices": list(dict.fromkeys([*(parent.devices if parent else ()), *here])),
     }
     if isinstance(step, PruneChannels):
         from dlmo.techniques.channel_pruning import shapes_of
@@ -221,11 +223,12 @@ def _technique(step: Step | None, parent: Trained | None):
     from dlmo.techniques.pruning import GradualMagnitudePruning, KeepZeros
     from dlmo.techniques.technique import Chain, Technique
 
+    technique = Technique()
     if isinstance(step, Prune):
-        return GradualMagnitudePruning(step.sparsity, step.rounds)
+        technique = GradualMagnitudePruning(step.sparsity, step.rounds)
     if isinstance(step, Qat):
-        return Chain(QuantizationAwareTraining(), KeepZeros()) if parent.sparsity else QuantizationAwareTraining()
-    return Technique()
+        technique = QuantizationAwareTraining()
+    return Chain(technique, KeepZeros()) if parent and parent.sparsity else technique
 
 
 def _cut_channels(

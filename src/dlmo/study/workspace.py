@@ -110,7 +110,8 @@ class Trained:
     """A finished training stage.
 
     epochs and seconds count the whole way from scratch to here. shapes: of the parameters and buffers that
-    channel pruning made smaller, by name.
+    channel pruning made smaller, by name. devices: what it was trained on, in words; empty where nothing was, and
+    in stores of earlier versions.
     """
 
     key: str
@@ -121,6 +122,7 @@ class Trained:
     epochs: float
     seconds: float
     shapes: dict[str, list[int]] = field(default_factory=dict)
+    devices: list[str] = field(default_factory=list)
 
     def curve(self) -> tuple[Epoch, ...]:
         return read_curve(self.folder)

@@ -19,7 +19,7 @@ class GradualMagnitudePruning(Technique):
     rounds: how often the share rises (the study: 60-70).
     Which weights go is decided over all layers together by LAMP scores (Lee et al., "Layer-adaptive sparsity for
     magnitude-based pruning", ICLR 2021): a weight's square over the sum of the squares of its layer that are not
-    smaller; no layer is emptied.
+    smaller; no layer is emptied. Without any step of training all of them go at the end.
     """
 
     def __init__(self, sparsity: float, rounds: int) -> None:
@@ -27,7 +27,7 @@ class GradualMagnitudePruning(Technique):
         self.rounds = rounds
 
     def begin(self, network: nn.Module, steps: int) -> nn.Module:
-        self._ramp_steps = max(1, int(steps * _RAMP_SHARE))
+        self._steps, self._ramp_steps = steps, max(1, int(steps * _RAMP_SHARE))
         self._layers = prunable_layers(network)
         self._masks: list[torch.Tensor] = []
         return network
@@ -38,6 +38,12 @@ class GradualMagnitudePruning(Technique):
         if self._masks:
             with torch.no_grad():
                 torch._foreach_mul_([layer.weight for layer in self._layers], self._masks)
+
+    def end(self, network: nn.Module) -> None:
+        if not self._steps:
+            with torch.no_grad():
+                weights = [layer.weight for layer in self._layers]
+                torch._foreach_mul_(weights, lamp_masks(weights, self.sparsity))
 
     def resume(self, network: nn.Module, step: int) -> None:
         # Weights that are zero in the checkpoint are the mask: training never lands on an exact zero by itself.

@@ -1,5 +1,6 @@
 """The training loop."""
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable
@@ -107,7 +108,7 @@ def train(
             inputs = to_network_input(augmented, schedule.size_at(number, total)).clone(memory_format=layout)
             batch = Batch(inputs, labels[chosen], chosen, view, task_loss)
             autocast = torch.autocast(device.name, device.autocast, enabled=device.autocast is not None)
-            with autocast, quick_on_small_maps(network):
+            with autocast, quick_on_small_maps(network) if device.name == "cpu" else contextlib.nullcontext():
                 logits = network(batch.inputs)
             logits = logits.float()
             loss = technique.loss(batch, logits, task_loss(logits))

@@ -99,8 +99,10 @@ class Muon(torch.optim.Optimizer):
         at_once = rows_at_once(rows)
         steps = orthogonalized(torch.stack(ahead).reshape(-1, at_once, columns)).reshape(-1, *shape)
         length = learning_rate * max(1.0, rows / columns) ** 0.5
-        for parameter, step in zip(parameters, steps):
-            parameter.mul_(rows**0.5 / parameter.norm()).sub_(step, alpha=length)
+        norms = torch._foreach_norm(parameters)
+        torch._foreach_mul_(norms, rows**-0.5)
+        torch._foreach_div_(parameters, norms)
+        torch._foreach_add_(parameters, steps.unbind(), alpha=-length)
 
 
 def rows_at_once(rows: int) -> int:
@@ -115,5 +117,7 @@ def orthogonalized(matrices: torch.Tensor) -> torch.Tensor:
     values = values if wide else values.mT
     for _ in range(_ITERATIONS):
         squares = values @ values.mT
-        values = _A * values + (_B * squares + _C * squares @ squares) @ values
+        # Sums fused into products: on a GPU, starting many small kernels is what a step waits for.
+        polynomial = torch.baddbmm(squares, squares, squares, beta=_B, alpha=_C)
+        values = torch.baddbmm(values, polynomial, values, beta=_A)
     return values if wide else values.mT
