@@ -544,6 +544,10 @@ def main() -> None:
     except OSError as error:  # a full disk, a folder that may not be read
         where = f": {error.filename}" if error.filename else ""
         _fail(f"{error.strerror or error}{where}; what a job finished is kept, run the same command again", 2)
+    except RuntimeError as error:
+        if "home directory" not in str(error):  # pathlib's, of ~nobody/photos
+            raise
+        _fail(f"{error}: a path begins with ~ and the name of nobody here", 2)
     except Exception as error:
         # Wrong options are the user's; anything else is ours and keeps its traceback.
         if not hasattr(error, "format_message"):

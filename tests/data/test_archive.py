@@ -1,5 +1,6 @@
 """Archives: the same data set as the folder they hold; nothing outside is ever touched."""
 
+import gzip
 import io
 import struct
 import tarfile
@@ -170,3 +171,22 @@ def test_a_full_disk_is_not_called_a_damaged_archive(tmp_path, monkeypatch):
         files.open_files(tmp_path / "photos.zip"),
     ):
         pass
+
+
+def test_class_folders_packed_from_inside_their_folder(make_folder, tmp_path):
+    root = make_folder({"a": 8, "b": 8})
+    with tarfile.open(tmp_path / "x.tar.gz", "w:gz") as archive:
+        archive.add(root, arcname=".")  # as `tar -C photos -czf x.tar.gz .` does
+    dataset = load(str(tmp_path / "x.tar.gz"))
+    assert dataset.classes == ("a", "b") and dataset.fingerprint == load(str(root)).fingerprint
+
+
+def test_a_header_without_end_is_refused_before_it_fills_the_memory(tmp_path):
+    path = tmp_path / "bomb.tar.gz"
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 64 * 2**20
+    with gzip.open(path, "wb") as file:
+        file.write(header.tobuf(tarfile.GNU_FORMAT))
+        for _ in range(64):
+            file.write(bytes(2**20))
+    assert "a header of more than 4 MiB" in error(path)

@@ -307,3 +307,19 @@ def test_unreadable_folder(make_folder):
         assert "cannot be read (Permission denied)" in error(root)
     finally:
         (root / "b").chmod(0o755)
+
+
+def test_a_link_that_leads_nowhere_is_a_file_that_cannot_be_read(make_folder):
+    root = make_folder({"a": 40, "b": 40})
+    (root / "a" / "lost.png").symlink_to(root / "moved.png")
+    assert [entry.path for entry in load(str(root)).skipped] == ["a/lost.png"]
+    for number in range(20):
+        (root / "b" / f"lost{number}.png").symlink_to(root / "moved.png")
+    with pytest.raises(UserError, match="lost"):
+        load(str(root))
+
+
+def test_a_folder_whose_name_is_no_utf8_gives_a_name_that_can_be_printed(make_folder, tmp_path):
+    place = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.rename(make_folder({"a": 8, "b": 8}), place)
+    assert load(os.fsdecode(place)).name == "caf\\xe9"

@@ -204,6 +204,7 @@ def test_a_zip_is_as_good_as_its_folder(small_run, int8_package, digit_files, tm
     assert first.read_bytes() == again.read_bytes()
     with zipfile.ZipFile(first) as archive:
         assert set(archive.namelist()) == {f"digits/{name}" for name in PLAIN_PARTS | C_PARTS}
+        assert {entry.external_attr >> 16 & 0o777 for entry in archive.infolist()} == {0o644}
     assert verify(first).replay == verify(int8_package).replay
     assert predict(first, digit_files[:5]) == predict(int8_package, digit_files[:5])
 

@@ -4,7 +4,9 @@ import importlib.util
 import json
 import os
 import pickle
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -394,13 +396,16 @@ def test_mistakes_are_named_before_data_is_read(model, network, message):
         open_source(Request(model, network))
 
 
-def test_weights_need_a_network(weights, tmp_path):
+def test_weights_need_a_network(weights, digits, tmp_path):
     with pytest.raises(UserError, match="add --network"):
         open_source(Request(str(weights)))
     with pytest.raises(UserError, match="did you mean"):
         open_source(Request(str(weights), "resnett8"))
     (tmp_path / "junk.pt").write_bytes(b"junk")
     (tmp_path / "junk.safetensors").write_bytes(b"junk")
+    save_file({}, tmp_path / "empty.safetensors")
+    with pytest.raises(UserError, match="empty.safetensors does not fit the network"):
+        taken(digits, tmp_path / "empty.safetensors", "resnet8")
     for name in ("junk.pt", "junk.safetensors"):
         with pytest.raises(UserError, match=name):
             open_source(Request(str(tmp_path / name), "resnet8"))
@@ -415,3 +420,26 @@ def test_mean_and_std():
     for mean, std in (("0.1,0.2", "1"), ("x", "1"), ("0.5", "0")):
         with pytest.raises(UserError, match="--mean|--std"):
             parse(mean, std)
+
+
+def test_a_file_with_a_dataclass_runs(tmp_path):
+    path = tmp_path / "net.py"
+    path.write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom torch import nn\n\n\n"
+        "@dataclass\nclass Config:\n    width: int = 8\n\n\n"
+        "def make():\n    return nn.Conv2d(1, Config().width, 3)\n"
+    )
+    assert open_source(Request(f"{path}:make")).name == "own:make"
+
+
+def test_what_the_target_cannot_run_is_not_compared_with(monkeypatch):
+    asked = []
+
+    def run_job(source, job, options, progress):
+        asked.append([str(recipe) for recipe in job.recipes_for(0)])
+        return SimpleNamespace(run=None)
+
+    monkeypatch.setattr(sys.modules["dlmo.strategy.compress"], "run_job", run_job)
+    for target in ("cpu", "npu"):
+        compress(f"{CODE}:small", "digits", recipe="int8", options=Options(target=target))
+    assert asked == [["own:small > float32", "own:small > int8"], ["own:small > int8"]]

@@ -158,3 +158,7 @@ def test_the_schedule_of_steps_that_are_there_is_told(workspace):
     assert notes("PRN", "QAT") == (
         "schedule: 8 epochs from scratch, 3 epochs while pruning, 1 epoch quantization-aware",
     )
+    own = parse("resnet8@0.5 > prune(0.8, epochs=5) > prune(0.9, epochs=0, teacher=parent) > int8")
+    plan = make_plan(workspace, ["resnet8@0.5"], {"resnet8@0.5": [own]}, None, 8, all_networks=True)
+    assert plan.notes == ("schedule: 8 epochs from scratch, 5 epochs while pruning",)
+    assert plan.networks["resnet8@0.5"].seconds_of(own.further_trainings[1]) == 0

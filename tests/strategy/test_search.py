@@ -280,3 +280,15 @@ def test_what_the_time_left_does_not_allow_is_not_begun(fresh, trained):
     slow = terms(fresh, epoch_seconds={"resnet8@0.5": 1e5}, deadline=time.monotonic() + 60)
     found = search(fresh, SPACE, slow)
     assert not trained and found.search.stopped == "the rest of the time is too short for another training"
+
+
+def test_what_there_was_no_time_for_is_proposed_again(fresh, trained, tmp_path):
+    undisturbed = replace(fresh, store=Store(tmp_path / "undisturbed"))
+    search(undisturbed, SPACE, terms(undisturbed))
+    wanted = [untaught(recipe) for recipe, epochs in trained if epochs == 1][: len(SPACE.first())]
+    trained.clear()
+    search(fresh, SPACE, terms(fresh, epoch_seconds={"resnet8@0.5": 1e5}, deadline=time.monotonic() + 60))
+    assert not trained
+    search(fresh, SPACE, terms(fresh, seconds=600))
+    begun = [untaught(recipe) for recipe, epochs in trained if epochs == 1][: len(SPACE.first())]
+    assert wanted and set(begun) == set(wanted)

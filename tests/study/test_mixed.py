@@ -7,7 +7,7 @@ from dlmo.runtimes.litert.interpreter import Runner
 from dlmo.runtimes.litert.quantize import static_int8
 from dlmo.study import int8_repair, mixed
 from dlmo.study.int8_repair import Judge
-from dlmo.study.mixed import mixed_file
+from dlmo.study.mixed import check_size, mixed_file
 from dlmo.study.recipe import Mixed, parse
 from dlmo.study.stages import make_artifact
 from dlmo.study.workspace import NetworkPlan
@@ -63,3 +63,9 @@ def test_what_int8_breaks_stays_in_float(lopsided, digits, monkeypatch):
     assert judge.lost(file) <= 0.01 < 0.05 < repair.lost["int8, min/max ranges"]
     assert "in float" in repair.rung
     assert TensorType.FLOAT16 in weight_types(file)
+
+
+def test_a_size_out_of_reach_is_refused_before_any_training(workspace):
+    check_size(workspace, parse("resnet8@0.5 > mixed(1MB)"))
+    with pytest.raises(UserError, match="mixed\\(size=5000\\): with 4-bit weights in .* layers the file still takes"):
+        check_size(workspace, parse("resnet8@0.5 > mixed(5KB)"))

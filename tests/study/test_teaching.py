@@ -12,6 +12,7 @@ from dlmo import networks
 from dlmo.errors import UserError
 from dlmo.strategy.plan import _Cost, _seconds, schedules
 from dlmo.study import trainings
+from dlmo.study.keys import train_key
 from dlmo.study.recipe import parse
 from dlmo.study.stages import trainings_of
 from dlmo.study.store import Store
@@ -165,6 +166,11 @@ def test_a_teacher_of_weights_alone(few, tmp_path):
     x = (torch.from_numpy(few.dataset.validation.images[:8]).permute(0, 3, 1, 2).float() - 128) / 128
     assert torch.equal(trainings._teacher_network(few, parse(f"{STUDENT} > {text}").kd)(x), network.eval()(x))
     assert run(few, text).epochs == 2
+    keys = {
+        train_key(place, f"{STUDENT}:small", PLAN, 0, parse(f"{STUDENT} > {text}").kd)
+        for place in (few, replace(few, stem="medium"))  # of the teacher; the student names its own
+    }
+    assert len(keys) == 2
     hinted = run(few, f"kd({path}, network=resnet8, loss=hint)")
     assert hinted.key != run(few, text).key
     with pytest.raises(UserError, match="mine.pt does not fit the network; missing"):

@@ -29,6 +29,8 @@ from dlmo.errors import UserError
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
 MAX_UNPACKED_BYTES = 8 * 2**30  # all members of one archive together; above it is refused as a bomb
 
+_LARGEST_HEADER = 4 * 2**20  # bytes of an archive's header before a member; names and dates take a few hundred
+
 IGNORED_NAMES = {"__MACOSX", "Thumbs.db", "desktop.ini"}  # left by file managers; hidden names go as well
 
 _MAGIC: tuple[tuple[bytes, Callable[[Path], BinaryIO]], ...] = (
@@ -110,13 +112,13 @@ def _walk(
         return
     with os.scandir(folder) as entries:
         for entry in entries:
-            name = inside + _printable(entry.name)
+            name = inside + printable(entry.name)
             if _is_ignored(name):
                 continue
             if entry.is_dir():
                 folders.add(name)
                 _walk(entry.path, name + "/", (*above, here), paths, folders)
-            elif entry.is_file():
+            elif entry.is_file() or entry.is_symlink():  # one that leads nowhere is told as a file that cannot be read
                 paths[name] = entry.path
 
 
@@ -126,9 +128,9 @@ def _archive_files(path: Path, spool: BinaryIO, limit: int) -> Files:
     try:
         with closing(_members(path, limit)) as members:
             for raw_name, content in members:
-                name = _checked_name(path, _printable(raw_name))
+                name = _checked_name(path, printable(raw_name))
                 parents = name.split("/")[: None if content is None else -1]
-                if _is_ignored(name):
+                if not name or _is_ignored(name):  # no name: the folder that was packed as "."
                     continue
                 folders.update("/".join(parents[:depth]) for depth in range(1, len(parents) + 1))
                 if content is not None:
@@ -163,10 +165,12 @@ def tar_members(path: Path, limit: int | None = None) -> Iterator[Member]:
     limit = limit or MAX_UNPACKED_BYTES
     total = 0
     with _open_packed(path) as stream:
-        with tarfile.open(fileobj=stream, mode="r|") as archive:
+        bounded = _Bounded(path, stream)
+        with tarfile.open(fileobj=bounded, mode="r|") as archive:
             for member in archive:
                 total = member.offset_data + member.size  # headers count too
                 _check_total(path, total, limit)
+                bounded.allowed = total + _LARGEST_HEADER
                 if member.isdir():
                     yield member.name, None
                 elif member.isreg() and not member.issparse():
@@ -180,6 +184,25 @@ def tar_members(path: Path, limit: int | None = None) -> Iterator[Member]:
         while chunk := stream.read(2**20):
             total += len(chunk)
             _check_total(path, total, limit)
+
+
+class _Bounded:
+    """A stream of which no more than `allowed` bytes may be read: tarfile takes a header's content into memory,
+    however large it says that is, before it tells of the member."""
+
+    def __init__(self, path: Path, stream: BinaryIO) -> None:
+        self.allowed = _LARGEST_HEADER
+        self._path, self._stream, self._done = path, stream, 0
+
+    def read(self, size: int) -> bytes:
+        content = self._stream.read(size)
+        self._done += len(content)
+        if self._done > self.allowed:
+            raise UserError(
+                f"{self._path}: holds a header of more than {_LARGEST_HEADER / 2**20:.0f} MiB, which is refused; "
+                "pack the files again"
+            )
+        return content
 
 
 def _open_packed(path: Path) -> BinaryIO:
@@ -225,7 +248,7 @@ def _checked_name(path: Path, name: str) -> str:
     return "/".join(part for part in parts if part not in ("", "."))
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     """A name as text that can be printed and stored: bytes that are no UTF-8 become `\\xNN`."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 

@@ -9,7 +9,7 @@ import numpy as np
 from dlmo.data.assemble import Labelled, assemble
 from dlmo.data.dataset import Dataset, Skipped, Split
 from dlmo.data.decode import decode_all, read_headers
-from dlmo.data.files import ARCHIVE_SUFFIXES, open_files
+from dlmo.data.files import ARCHIVE_SUFFIXES, open_files, printable
 from dlmo.data.image import Header, ImageError
 from dlmo.data.layout import Item, Layout, read_layout
 from dlmo.data.options import LoadOptions
@@ -122,7 +122,7 @@ def _split(name: str, items: list[Item], images: np.ndarray, layout: Layout) -> 
 
 
 def _source_name(path: Path) -> str:
-    name = path.resolve().name
+    name = printable(path.resolve().name)
     for suffix in sorted(ARCHIVE_SUFFIXES, key=len, reverse=True):
         if path.is_file() and name.lower().endswith(suffix):
             return name[: -len(suffix)]

@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import itertools
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,6 +156,7 @@ def _user_function(path: Path, name: str) -> Callable:
         raise UserError(f"--model: there is no file {path}")
     spec = importlib.util.spec_from_file_location(f"dlmo_own_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their annotations up there
     try:
         spec.loader.exec_module(module)
     except Exception as error:

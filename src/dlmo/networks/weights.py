@@ -74,7 +74,7 @@ def fit(network: nn.Module, weights: Weights, path: Path, classes: int) -> None:
 
 def _without_prefixes(weights: Weights, wanted: set[str]) -> Weights:
     """Names as the network has them: DataParallel and others put a word before every one."""
-    while not wanted & set(weights):
+    while weights and not wanted & set(weights):
         prefix = next((p for p in _PREFIXES if all(name.startswith(p) for name in weights)), None)
         if prefix is None:
             return weights

@@ -102,5 +102,7 @@ def _zipped(name: str, parts: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for part, data in parts.items():
-            archive.writestr(zipfile.ZipInfo(f"{name}/{part}"), data, zipfile.ZIP_DEFLATED)
+            member = zipfile.ZipInfo(f"{name}/{part}")
+            member.external_attr = 0o644 << 16  # readable for others than who unpacks it
+            archive.writestr(member, data, zipfile.ZIP_DEFLATED)
     return buffer.getvalue()

@@ -41,8 +41,8 @@ FILES = (
 _C_ROW = "| `c/` | the model as a C array, with an example for TensorFlow Lite Micro |"
 _C_TEXT = """\
 `c/` holds the model and two golden inputs as arrays, the class names, and `main.cc`, which replays the golden inputs
-under TensorFlow Lite Micro with exactly the operators the model needs. Compile the four `.cc` and `.h` files into a
-project that has TensorFlow Lite Micro, or without it `model_data.cc` alone."""
+under TensorFlow Lite Micro with exactly the operators the model needs. Compile the `.cc` files with their `.h` files
+into a project that has TensorFlow Lite Micro, or without it `model_data.cc` alone."""
 _NO_C_TEXT = "There is no C example: {reason}. The recipe `int8` makes a file that runs there."
 
 

@@ -14,7 +14,7 @@ from dlmo.data.decode import available_cpus
 from dlmo.data.image import ImageError
 from dlmo.errors import UserError
 from dlmo.package.opened import open_package
-from dlmo.package.run import Model
+from dlmo.package.run import Model, shown
 from dlmo.runtimes.litert.interpreter import quiet
 
 _FEW = 64  # files up to which other processes would cost more than they save
@@ -131,10 +131,10 @@ def _classify(model: Model, file: Path, top: int) -> Prediction | Unreadable:
         with open(file, "rb") as stream:
             best = model.best(model.shares(stream), top)
     except OSError as error:
-        return Unreadable(str(file), f"cannot be read: {error.strerror or error}")
+        return Unreadable(shown(file), f"cannot be read: {error.strerror or error}")
     except ImageError as error:
-        return Unreadable(str(file), str(error))
-    return Prediction(str(file), tuple(name for name, _ in best), tuple(share for _, share in best))
+        return Unreadable(shown(file), str(error))
+    return Prediction(shown(file), tuple(name for name, _ in best), tuple(share for _, share in best))
 
 
 def _begin(parts: _Parts, top: int) -> None:

@@ -9,6 +9,7 @@ classify could be read, or the folder is damaged.
 
 import argparse
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,11 @@ def describe(result: Replay) -> str:
     )
 
 
+def shown(path: Path) -> str:
+    """A file's name as text that can be printed: bytes that are no UTF-8 become `\\xNN`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", nargs="*", type=Path)
@@ -140,10 +146,10 @@ def classify(model: Model, images: list[Path], top: int) -> int:
             with open(path, "rb") as stream:
                 shares = model.shares(stream)
         except (OSError, ImageError) as error:
-            print(f"{path} left out: {error}", file=sys.stderr)
+            print(f"{shown(path)} left out: {error}", file=sys.stderr)
             continue
         read += 1
-        print(f"{path}: " + ", ".join(f"{name} {share:.1%}" for name, share in model.best(shares, top)))
+        print(f"{shown(path)}: " + ", ".join(f"{name} {share:.1%}" for name, share in model.best(shares, top)))
     return 0 if read else 2
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from dlmo.progress import Progress
+from dlmo.strategy import legality
 from dlmo.strategy.job import Job, Options, command_line, given_options, run_job
 from dlmo.strategy.own import open_own, own_arguments
 from dlmo.study.recipe import Recipe, parse_steps
@@ -23,12 +24,15 @@ def compress(
 ) -> Run:
     """Put the user's model through the steps of `recipe`, such as "prune_channels(0.5) > qat > int8".
 
-    The run holds the model as it was given (NQ) and the compressed one, which is its choice.
+    The run holds the model as it was given (NQ), where the targets can run that, and the compressed one, which is its
+    choice.
     """
     options = options or Options()
     own = open_own(model, [network] if network else [], mean, std, channel_order)
     wanted = Recipe(own.name, parse_steps(recipe))
-    recipes = list({str(entry): entry for entry in (Recipe(own.name, parse_steps("")), wanted)}.values())
+    plain = Recipe(own.name, parse_steps(""))
+    compared = plain != wanted and not any(legality.refusal(plain, target) for target in options.targets)
+    recipes = [plain, wanted] if compared else [wanted]
     arguments = {"recipe": recipe, **own_arguments(own, []), **given_options(options)}
     del arguments["model"]
     job = Job(

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from dlmo.errors import DeviceError
 from dlmo.strategy.budget import Budget, cost_excess, cost_shortfalls
 from dlmo.study.recipe import Recipe
-from dlmo.study.shape import untrained_file
+from dlmo.study.shape import SIZE_ERROR, untrained_file
 from dlmo.study.workspace import Workspace
 
 # A trained file may differ from the untrained one by so much, and so may two measurements of one file.
-_SIZE_TOLERANCE, _RAM_TOLERANCE, _LATENCY_TOLERANCE = 1.03, 1.1, 1.25
+_SIZE_TOLERANCE, _RAM_TOLERANCE, _LATENCY_TOLERANCE = 1 + SIZE_ERROR, 1.1, 1.25
 
 
 @dataclass(frozen=True)

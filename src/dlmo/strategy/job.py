@@ -15,6 +15,7 @@ import numpy as np
 
 from dlmo import tracking
 from dlmo.data import Dataset, load
+from dlmo.data.files import printable
 from dlmo.errors import UserError
 from dlmo.measure import targets
 from dlmo.measure.accuracy import accuracy, confusion_matrix
@@ -37,7 +38,7 @@ from dlmo.strategy.plan import (
 from dlmo.strategy.search import Found, Terms, search
 from dlmo.strategy.space import Space
 from dlmo.study.graph import file_task
-from dlmo.study.recipe import Float32, PruneChannels, Qat, Recipe, parse
+from dlmo.study.recipe import Float32, Mixed, PruneChannels, Qat, Recipe, parse
 from dlmo.study.results import Choice, Result, Run
 from dlmo.study.run import Cluster, Outcome, comparer, make_recipes, run_recipes
 from dlmo.study.shape import untrained_file
@@ -161,6 +162,8 @@ def prepare(source: str | Path, job: Job, options: Options, progress: Progress, 
     allowed = options.time or job.default_time
     seconds = None if allowed is None else parse_duration("--time", allowed)
     _check(options, job.recipes_for(0))
+    if job.space_for is not None and options.epochs_of:
+        raise UserError("a search trains all networks alike; give one number of epochs, or no search")
     if job.space_for is not None and len(options.seeds) != 1:
         raise UserError(f"seeds {options.seeds}: a search has one seed; give one, or no --time")
     if measuring and options.folder is not None:
@@ -193,6 +196,10 @@ def prepare(source: str | Path, job: Job, options: Options, progress: Progress, 
             recipes.setdefault(recipe.network, []).append(recipe)
             check_teaching(workspace, recipe)
             check_cutting(workspace, recipe)
+            if measuring and isinstance(recipe.precision, Mixed) and recipe.precision.size is not None:
+                from dlmo.study.mixed import check_size
+
+                check_size(workspace, recipe)
     return Prepared(workspace, recipes, seconds, notes, trackers)
 
 
@@ -257,46 +264,47 @@ def run_prepared(ready: Prepared, job: Job, options: Options, begun: float, plan
     expected = expected_seconds(ready, planned, options)
     if space is not None:
         expected = max(expected or 0.0, ready.seconds)
-    with workspace.progress.total(expected), planned.tracked.following():
-        if space is not None:
-            failed = make_recipes(workspace, recipes, plans, seeds, cluster)
-            made = [recipe for recipe in recipes if file_task(recipe, seeds[0]) not in failed]
-            found = _search(workspace, space, job, options, plan, made, ready.seconds, begun)
-            known, plans, searched = set(map(str, recipes)), found.plans | plans, found.search
-            recipes = [*recipes, *(recipe for recipe in found.recipes if str(recipe) not in known)]
-        outcomes, failures, curves = run_recipes(
-            workspace, recipes, plans, seeds, options.threads, needed=job.given, cluster=cluster
+    with planned.tracked.following():
+        with workspace.progress.total(expected):
+            if space is not None:
+                failed = make_recipes(workspace, recipes, plans, seeds, cluster)
+                made = [recipe for recipe in recipes if file_task(recipe, seeds[0]) not in failed]
+                found = _search(workspace, space, job, options, plan, made, ready.seconds, begun)
+                known, plans, searched = set(map(str, recipes)), found.plans | plans, found.search
+                recipes = [*recipes, *(recipe for recipe in found.recipes if str(recipe) not in known)]
+            outcomes, failures, curves = run_recipes(
+                workspace, recipes, plans, seeds, options.threads, needed=job.given, cluster=cluster
+            )
+        choice, best = _choose(job, outcomes, dataset)
+        results = tuple(outcome.result for outcome in outcomes)
+        trained = any(result.epochs for result in results)  # a user's own model may only be converted
+        run = Run(
+            title=job.command,
+            dataset=_describe(dataset, job.command),
+            target=options.target,
+            machine=machine() | ({"training": _trained_on(results, plan)} if trained else {}),
+            budget=job.budget.words() if job.budget else {},
+            results=results,
+            choice=choice,
+            nearest=nearest(results, job.budget) if job.budget and choice is None else (),
+            notes=(
+                *ready.notes,
+                *left_out,
+                *plan.notes,
+                *(_handling_notes(workspace) if trained else ()),
+                *_repair_notes(results),
+                *_latency_notes(results, options),
+                *_no_number_notes(outcomes),
+                *_doubts(options, results),
+            ),
+            search=searched,
+            classes=dataset.classes,
+            confusion=tuple(map(tuple, confusion_matrix(best.test_scores, dataset.test.labels).tolist())),
+            mistakes=mistakes_of(best, dataset),
+            curves=curves,
+            layers=_layers(best, outcomes, dataset),
+            failures=tuple(failures),
         )
-    choice, best = _choose(job, outcomes, dataset)
-    results = tuple(outcome.result for outcome in outcomes)
-    trained = any(result.epochs for result in results)  # a user's own model may only be converted
-    run = Run(
-        title=job.command,
-        dataset=_describe(dataset, job.command),
-        target=options.target,
-        machine=machine() | ({"training": _trained_on(results, plan)} if trained else {}),
-        budget=job.budget.words() if job.budget else {},
-        results=results,
-        choice=choice,
-        nearest=nearest(results, job.budget) if job.budget and choice is None else (),
-        notes=(
-            *ready.notes,
-            *left_out,
-            *plan.notes,
-            *(_handling_notes(workspace) if trained else ()),
-            *_repair_notes(results),
-            *_latency_notes(results, options),
-            *_no_number_notes(outcomes),
-            *_doubts(options, results),
-        ),
-        search=searched,
-        classes=dataset.classes,
-        confusion=tuple(map(tuple, confusion_matrix(best.test_scores, dataset.test.labels).tolist())),
-        mistakes=mistakes_of(best, dataset),
-        curves=curves,
-        layers=_layers(best, outcomes, dataset),
-        failures=tuple(failures),
-    )
     planned.tracked.finish(run, outcomes)
     if options.folder is not None:
         write_run(options.folder, run, best, outcomes, dataset, options.group_by)
@@ -476,7 +484,7 @@ def command_line(job: str, inputs: Sequence[str | Path], arguments: dict[str, ob
         for entry in value if isinstance(value, list) else [value]:
             if entry is not None:
                 words += [f"--{name.replace('_', '-')}", f"{entry:g}" if isinstance(entry, float) else str(entry)]
-    return shlex.join(words)
+    return printable(shlex.join(words))
 
 
 def _trained_on(results: Sequence[Result], plan: Plan) -> str:
@@ -534,10 +542,10 @@ def _latency_notes(results: Sequence[Result], options: Options) -> tuple[str, ..
 
 def _no_number_notes(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
     """Files that answer test images with no number: a training that went astray, or a damaged model."""
-    counts = {outcome.result.recipe: int(np.isnan(outcome.test_scores).any(1).sum()) for outcome in outcomes}
+    counts = [(outcome.result, int(np.isnan(outcome.test_scores).any(1).sum())) for outcome in outcomes]
     return tuple(
-        f"{recipe}: {count:,} test images get scores that are no numbers, which count as wrong"
-        for recipe, count in counts.items()
+        f"{result.recipe} (seed {result.seed}): {count:,} test images get scores that are no numbers, counted as wrong"
+        for result, count in counts
         if count
     )
 

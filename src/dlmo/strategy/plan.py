@@ -298,13 +298,13 @@ def _notes(
 def _schedule_in_words(plan: NetworkPlan, steps: Sequence[Step]) -> str:
     """Of a plan's trainings those that these steps ask for; empty where nothing is trained."""
     named = [(plan.train, "from scratch")] if plan.train.epochs else []
-    for kind, schedule, words in (
-        (Prune, plan.prune, "while pruning"),
-        (PruneChannels, plan.cut, "while cutting channels"),
-        (Qat, plan.qat, "quantization-aware"),
+    for kind, words in (
+        (Prune, "while pruning"),
+        (PruneChannels, "while cutting channels"),
+        (Qat, "quantization-aware"),
     ):
-        if any(isinstance(step, kind) for step in steps):
-            named.append((schedule, words))
+        schedules = [plan.schedule_of(step) for step in steps if isinstance(step, kind)]
+        named += [(schedule, words) for schedule in dict.fromkeys(schedules) if schedule.epochs]
     return ", ".join(f"{schedule.words} {words}" for schedule, words in named)
 
 

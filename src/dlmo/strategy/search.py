@@ -145,12 +145,23 @@ class _Searcher:
             write_atomically(path, json.dumps(list(found.values())).encode())
 
     def _ask_again(self) -> None:
-        """Propose anew what other limits than these refused by its shape."""
-        stale = {trial.recipe for trial in self._noted("trial ") if self._refused_by_others(trial)}
-        for trial in self._study.get_trials(deepcopy=False):
-            if trial.user_attrs.get("recipe") in stale:
-                stale.discard(trial.user_attrs["recipe"])
+        """Propose anew what other limits than these refused by its shape, and what there was no time for."""
+        from optuna.trial import TrialState
+
+        noted = self._noted("trial ")
+        stale = {trial.recipe for trial in noted if self._refused_by_others(trial)}
+        tried = {trial.recipe for trial in noted}
+        trials = self._study.get_trials(deepcopy=False)
+        waiting = [trial.system_attrs.get("fixed_params") for trial in trials if trial.state == TrialState.WAITING]
+        for trial in trials:
+            recipe = trial.user_attrs.get("recipe")
+            parameters = trial.system_attrs.get("fixed_params", trial.params)
+            if recipe in stale:
+                stale.discard(recipe)
                 self._study.enqueue_trial(trial.params, skip_if_exists=False)
+            elif trial.state == TrialState.FAIL and recipe not in tried and parameters not in waiting:
+                waiting.append(parameters)
+                self._study.enqueue_trial(parameters, skip_if_exists=False)
 
     def _refused_by_others(self, trial: Trial) -> bool:
         """Whether a recipe's shape, whose costs are known, breaks the limits of another search but none of this."""

@@ -78,10 +78,16 @@ def _kd_inputs(workspace: Workspace, kd: Kd | None, network: str, plan: NetworkP
         name, own_seed, taught = teacher
         teacher_key = train_key(workspace, name, plan.of_teacher(name), own_seed, taught)
     else:
-        teacher_key = TeacherFile(kd).identity if kd.from_file else _untrained_teacher(workspace, kd)
+        teacher_key = teacher_file_key(workspace, kd) if kd.from_file else _untrained_teacher(workspace, kd)
     views = kd.views_in(plan.train.epochs)
     chosen = {"teacher": teacher_key, "loss": kd.loss, "scheme": kd.scheme, "views": views, **kd.settings}
     return {"kd": chosen | _TEACHING_VERSIONS}
+
+
+def teacher_file_key(workspace: Workspace, kd: Kd) -> str:
+    """What stands for a teacher in a file; of weights, whose network is built here, with the stem it gets."""
+    digest = TeacherFile(kd).identity
+    return digest if kd.network is None else f"{digest} {workspace.identity(kd.network)['stem']}"
 
 
 def _untrained_teacher(workspace: Workspace, kd: Kd) -> str | dict[str, str]:

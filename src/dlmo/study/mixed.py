@@ -17,8 +17,9 @@ from dlmo.measure.sensitivity import Sensitivity, sensitivities
 from dlmo.runtimes.litert import flatbuffer
 from dlmo.runtimes.litert.quantize import LayerForm
 from dlmo.study.int8_repair import RUNGS, Judge, repaired_int8
-from dlmo.study.recipe import Mixed
+from dlmo.study.recipe import Mixed, Recipe
 from dlmo.study.results import Repair
+from dlmo.study.workspace import Workspace
 
 _RANKED_ON = 48  # images
 _LEAST_SAVING = 256  # bytes
@@ -60,11 +61,28 @@ def _within_size(content: bytes, size: int, file: _Maker, dataset: Dataset) -> t
 
     count = bisect_left(range(len(layers) + 1), True, key=lambda number: stored(number) <= size)
     if count > len(layers):
-        raise UserError(
-            f"mixed(size={size}): with 4-bit weights in {len(layers)} layers the file still takes "
-            f"{stored(len(layers)):,} bytes; cut channels (prune_channels) or take a narrower network"
-        )
+        raise _too_large(size, len(layers), stored(len(layers)))
     return file(_with_fewer_bits(layers[:count])), f"4-bit weights in {count} layers"
+
+
+def _too_large(size: int, layers: int, least: int) -> UserError:
+    return UserError(
+        f"mixed(size={size}): with 4-bit weights in {layers} layers the file still takes {least:,} bytes; cut channels "
+        "(prune_channels) or take a narrower network"
+    )
+
+
+def check_size(workspace: Workspace, recipe: Recipe) -> None:
+    """Refuse, before any training, a `mixed(size=)` that 4-bit weights in all layers do not reach. Raises UserError."""
+    from dlmo.study.shape import SIZE_ERROR, untrained_float
+
+    content = untrained_float(workspace, recipe)
+    layers = _by_harm(content, workspace.dataset)
+    images = workspace.dataset.validation.spread(_RANKED_ON).images
+    made = RUNGS["min/max ranges"](content, images, exceptions=_with_fewer_bits(layers))
+    least = len(flatbuffer.shorten_names(made))
+    if least > recipe.precision.size * (1 + SIZE_ERROR):
+        raise _too_large(recipe.precision.size, len(layers), least)
 
 
 def _fewer_bits(content: bytes, drop: float, file: _Maker, judge: Judge, dataset: Dataset) -> tuple[bytes, str]:

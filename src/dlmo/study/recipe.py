@@ -40,7 +40,8 @@ class Step(BaseModel):
     @property
     def parent_teaches(self) -> "Kd | None":
         """How the network before this step teaches while it trains, where no other teacher does."""
-        return Kd(teacher="self") if getattr(self, "teacher", None) == "parent" else None
+        trains = getattr(self, "epochs", None) != 0
+        return Kd(teacher="self") if trains and getattr(self, "teacher", None) == "parent" else None
 
 
 def search_range(step: type[Step], field: str) -> tuple[float, float]:

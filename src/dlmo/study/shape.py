@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 _VERSION = 4
 # Enough to give every activation a range.
 _SEEN_IMAGES = 16
+# Share by which a trained file's size may differ.
+SIZE_ERROR = 0.03
 
 
 def untrained_file(workspace: Workspace, recipe: Recipe) -> bytes:
     """The file of a recipe that nothing was trained for. Kept in the store, shared by all data of this shape."""
 
     def make(folder: Path) -> None:
-        content = _untrained_float(workspace, recipe)
+        content = untrained_float(workspace, recipe)
         qat, pruned = _holds(recipe, Qat), _holds(recipe, Prune)
         content = _in_precision(workspace, content, recipe.precision, fake_quantized=qat, pruned=pruned)
         write_atomically(folder / "model.tflite", content)
@@ -62,7 +64,7 @@ def file_key(workspace: Workspace, recipe: Recipe) -> str:
     return key_of("shape", _VERSION, _shape_of(workspace, recipe) | {"precision": recipe.precision.name})
 
 
-def _untrained_float(workspace: Workspace, recipe: Recipe) -> bytes:
+def untrained_float(workspace: Workspace, recipe: Recipe) -> bytes:
     """The converter's file: float, or with QAT int8."""
     if workspace.is_own(recipe.network) and workspace.own.tflite is not None:
         return workspace.own.tflite

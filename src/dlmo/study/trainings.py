@@ -7,7 +7,7 @@ from pathlib import Path
 from dlmo.atomic import write_atomically
 from dlmo.errors import UserError
 from dlmo.progress import Update
-from dlmo.study.keys import VERSIONS, import_key, teacher_training, technique_key, train_key
+from dlmo.study.keys import VERSIONS, import_key, teacher_file_key, teacher_training, technique_key, train_key
 from dlmo.study.recipe import Float32, Kd, Precision, Prune, PruneChannels, Qat, Recipe, Step
 from dlmo.study.store import Store, key_of
 from dlmo.study.teaching import TeacherFile
@@ -291,7 +291,7 @@ def _teaching(
     def answers(ask, view: int):
         inputs = {
             "asked": "logits" if LOSSES[kd.loss].knowledge == "response" else "last map",
-            "teacher": TeacherFile(kd).identity if teacher is None else teacher.key,
+            "teacher": teacher_file_key(workspace, kd) if teacher is None else teacher.key,
             "dataset": workspace.dataset.fingerprint,
             "augmentation": asdict(workspace.augmentation),
             "view": view,

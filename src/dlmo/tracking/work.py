@@ -91,6 +91,8 @@ def _model(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed: int, s
     for step, own in zip(steps, expected[-len(steps) :]):
         schedule = plan.schedule_of(step)
         name = "train" if step is None else step.name
+        if f"{name}.epochs" in settings:  # a step that stands twice
+            name += "2"
         settings |= {f"{name}.{field}": value for field, value in asdict(schedule).items()}
         trainings.append(Training(own.name, own.seed, own.stage, own.key, before))
         before += schedule.epochs

@@ -1,7 +1,6 @@
 """Where and in which number format to train."""
 
 import ctypes
-import os
 import sys
 from dataclasses import dataclass
 
@@ -18,7 +17,7 @@ class Device:
 
     def describe(self) -> str:
         precision = "bfloat16" if self.autocast else "float32"
-        detail = f"{os.cpu_count()} threads" if self.name == "cpu" else torch.cuda.get_device_name()
+        detail = f"{torch.get_num_threads()} threads" if self.name == "cpu" else torch.cuda.get_device_name()
         return f"{self.name} ({detail}), {precision}"
 
 
