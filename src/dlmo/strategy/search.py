@@ -289,7 +289,8 @@ class _Searcher:
             raise
         except Exception as error:  # one recipe that does not work, whatever the reason, ends no search
             return self._trial(recipe, epochs, begun, refused=one_line(error))
-        if recipe.kd is None and artifact.trained.epochs:  # the seconds of others hold their teacher's
+        if recipe.kd is None and artifact.trained.epochs and _trained_here(artifact):
+            # The seconds of taught ones hold their teacher's.
             train = self._plan(recipe, epochs).train
             spared = (1 - PROGRESSIVE_COST) * train.passes if train.progressive else 0.0
             self._learn_pace(recipe.network, artifact.trained.seconds / (artifact.trained.epochs - spared))
@@ -427,6 +428,13 @@ class _Searcher:
             yield
         finally:
             self._worked += time.monotonic() - begun
+
+
+def _trained_here(artifact: Artifact) -> bool:
+    """Whether the seconds of a file's trainings are this machine's; a store may come from another one."""
+    from dlmo.training.device import best_device
+
+    return set(artifact.trained.devices) <= {best_device().describe()}
 
 
 def _open_study(workspace: Workspace, space: Space, terms: Terms):
