@@ -1,5 +1,6 @@
 """What a job is about to do, in the words trackers log."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -88,11 +89,13 @@ def _model(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed: int, s
     teachers = tuple(Training(e.name, e.seed, e.stage, e.key, 0) for e in expected[: -len(steps)])
     trainings = []
     before = 0
+    stood: Counter[str] = Counter()
     for step, own in zip(steps, expected[-len(steps) :]):
         schedule = plan.schedule_of(step)
         name = "train" if step is None else step.name
-        if f"{name}.epochs" in settings:  # a step that stands twice
-            name += "2"
+        stood[name] += 1
+        if stood[name] > 1:  # prune2, prune3: as often as a recipe raises the share
+            name += str(stood[name])
         settings |= {f"{name}.{field}": value for field, value in asdict(schedule).items()}
         trainings.append(Training(own.name, own.seed, own.stage, own.key, before))
         before += schedule.epochs
