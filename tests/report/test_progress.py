@@ -94,6 +94,20 @@ def test_forecast_learns_from_finished_stages():
     assert forecast.share(120) == pytest.approx(120 / 200)
 
 
+def test_what_an_earlier_run_did_is_not_taken_for_the_pace_of_this_one():
+    forecast, stage = Forecast(expected=200, started=0), Stage("train", 100, 0)
+    forecast.begin(stage)
+    stage.tell(0.90, 1)
+    for now in range(2, 7):  # 1 % a second
+        stage.tell(0.89 + now / 100, now)
+    assert stage.left(6) == pytest.approx(5) and stage.left(7) == pytest.approx(4)
+    assert stage.earlier() == pytest.approx(0.89)
+    assert forecast.left(6) == pytest.approx(200 - 89 - 6)
+    stage.tell(1.0, 11)
+    forecast.end(stage, 11)  # 11 % in 11 seconds, as expected
+    assert forecast.left(11) == pytest.approx(100)
+
+
 def test_forecast_without_expected_stages_counts_down_but_not_below_the_stage():
     forecast = Forecast(expected=100, started=0)
     stage = Stage("a", None, 0)

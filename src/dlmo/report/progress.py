@@ -22,24 +22,51 @@ PLAIN_INTERVAL = 30.0  # seconds between progress lines where there is no termin
 
 @dataclass
 class Stage:
-    """A stage under way. done: share of it, 0 to 1; None until it first tells."""
+    """A stage under way. done: share of it, 0 to 1; None until it first tells.
+
+    A stage that goes on where a killed run left it tells a large share at once, so its pace is taken from the first
+    time that it told to the last.
+    """
 
     name: str
     expected: float | None
     started: float
     done: float | None = None
+    _first: tuple[float, float] | None = None  # when it told, and the share
+    _last: float = 0.0
+
+    def tell(self, share: float, now: float) -> None:
+        self.done = min(1.0, max(0.0, share))
+        self._first, self._last = self._first or (now, self.done), now
 
     def elapsed(self, now: float) -> float:
         return now - self.started
 
     def left(self, now: float) -> float | None:
-        """Seconds left by the share done, else by what was expected; None where nothing is known."""
+        """Seconds left by the pace so far, else by what was expected; None where nothing is known."""
+        pace = self._pace()
+        if pace is not None:
+            return max(0.0, (1 - self.done) * pace - (now - self._last))
         if self.done:
             return self.elapsed(now) * (1 - self.done) / self.done
         return None if self.expected is None else max(0.0, self.expected - self.elapsed(now))
 
     def share(self, now: float) -> float | None:
         return self.done
+
+    def earlier(self) -> float:
+        """The share that was done before the stage was begun here, by its pace since."""
+        pace = self._pace()
+        if not pace:
+            return 0.0
+        told, share = self._first
+        return max(0.0, share - (told - self.started) / pace)
+
+    def _pace(self) -> float | None:
+        """Seconds for the whole; None until it told of two shares."""
+        if self._first is None or self.done <= self._first[1]:
+            return None
+        return (self._last - self._first[0]) / (self.done - self._first[1])
 
 
 @dataclass
@@ -59,7 +86,10 @@ class Forecast:
         self.open.remove(stage)
         # A stage inside another is already counted by the outer one.
         if not self.open and stage.expected is not None:
-            self.finished_expected += stage.expected
+            earlier = stage.expected * stage.earlier()
+            if self.expected is not None:
+                self.expected -= earlier
+            self.finished_expected += stage.expected - earlier
             self.finished_actual += stage.elapsed(now)
 
     def left(self, now: float) -> float | None:
@@ -67,7 +97,8 @@ class Forecast:
             return None
         current = (self.open[0].left(now) or 0.0) if self.open else 0.0
         if not self.finished_expected:
-            return max(self.expected - (now - self.started), current)
+            earlier = (self.open[0].expected or 0.0) * self.open[0].earlier() if self.open else 0.0
+            return max(self.expected - earlier - (now - self.started), current)
         ahead = self.expected - self.finished_expected - ((self.open[0].expected or 0.0) if self.open else 0.0)
         return max(0.0, ahead) * self.finished_actual / self.finished_expected + current
 
@@ -100,7 +131,7 @@ class TerminalProgress:
         self._forecast.begin(stage)
 
         def update(share: float) -> None:
-            stage.done = min(1.0, max(0.0, share))
+            stage.tell(share, self._clock())
             self._display.moved(stage, self._forecast, self._clock())
 
         try:
