@@ -12,6 +12,10 @@ class DeviceError(UserError):
     """A device that answers no more: what was to be measured there is not at fault, and may be tried again."""
 
 
+class StoreError(UserError):
+    """A store elsewhere that does not answer; what was to be read or written there may be tried again."""
+
+
 class BudgetError(Exception):
     """No result meets the budget. Ends the command with exit code 3, after the results were written.
 

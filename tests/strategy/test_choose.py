@@ -2,7 +2,7 @@ from dataclasses import replace
 
 from dlmo.measure.statistics import PairedTest
 from dlmo.strategy.budget import make_budget, without_latency
-from dlmo.strategy.choose import explain, nearest, pick, step_worth
+from dlmo.strategy.choose import explain, nearest, pick, shut_out, step_worth
 from dlmo.study.recipe import for_setup
 from dlmo.study.results import Result, pareto_front
 
@@ -129,3 +129,14 @@ def test_an_unknown_latency_is_called_unknown():
         assert "6.7x smaller, not known whether it is faster" in choice.reasons[1]
         (worth,) = choice.worth
         assert worth.latency_ratio is None and worth.paid
+
+
+def test_what_the_allowed_loss_alone_shuts_out_is_named():
+    tiny = result("PRN", validation_accuracy=0.85, size_bytes=100)
+    slow = result("BLQ", validation_accuracy=0.85, size_bytes=150, latency_ms=9.0)
+    budget = make_budget("low", max_latency="5ms")
+    assert shut_out(FIQ, [*ALL, tiny, slow], budget) == (
+        "resnet8 > prune > float32: loses 5.00 points (allowed 1)",
+        "resnet8 > prune > dynamic_int8: loses 2.00 points (allowed 1)",
+    )
+    assert shut_out(FIQ, [*ALL, tiny], make_budget("mid")) == ()

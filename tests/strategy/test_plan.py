@@ -18,6 +18,7 @@ from dlmo.strategy.plan import (
 )
 from dlmo.study.recipe import Prune, Qat, for_setup, parse
 from dlmo.study.stages import trainings_of
+from dlmo.study.store import Store
 
 COST = _Cost(train=1.0, qat=2.0, trainings=((None, None), (Prune(), None), (Qat(), None)), files=8, per_file=1.0)
 
@@ -67,6 +68,13 @@ def test_candidates_are_dropped_when_they_would_all_train_too_short():
     assert list(fit("abc", 32, named=False)) == ["a"]
 
 
+def test_more_time_shortens_no_networks_schedule():
+    plans = [fit("abc", seconds, named=False) for seconds in range(32, 300)]
+    assert list(plans[0]) == ["a"] and plans[-1] == dict.fromkeys("abc", full_epochs(8_000))
+    for shorter, longer in zip(plans, plans[1:]):
+        assert all(longer[name] >= epochs for name, epochs in shorter.items())
+
+
 def test_too_little_time_is_refused_with_what_is_needed():
     with pytest.raises(UserError, match="give at least 1m"):
         fit("a", 5)
@@ -87,6 +95,7 @@ def test_epochs_override_time():
 
 def test_more_images_bring_larger_networks():
     assert set(default_networks(1_000)) < set(default_networks(50_000))
+    assert default_networks(50_000, searching=True) == ("resnet8",), "a search finds its own"
 
 
 def test_progressive_sizes_only_where_images_are_large_enough():
@@ -162,3 +171,28 @@ def test_the_schedule_of_steps_that_are_there_is_told(workspace):
     plan = make_plan(workspace, ["resnet8@0.5"], {"resnet8@0.5": [own]}, None, 8, all_networks=True)
     assert plan.notes == ("schedule: 8 epochs from scratch, 5 epochs while pruning",)
     assert plan.networks["resnet8@0.5"].seconds_of(own.further_trainings[1]) == 0
+
+
+def test_what_was_trained_for_less_time_is_no_shorter_with_more(workspace, monkeypatch):
+    """The machine seems slower when it is asked again."""
+    network = "resnet8@0.5"
+    recipes = {network: [for_setup(network, "NQ")]}
+    answers = iter([5, 3, 3])
+    monkeypatch.setattr(planning, "_fit", lambda *_: {network: next(answers)})
+    fresh = replace(workspace, store=Store(workspace.store.root / "elsewhere"))
+
+    def epochs(seconds):
+        return make_plan(fresh, [network], recipes, seconds, None, all_networks=True).networks[network]
+
+    first = epochs(61.0)
+    assert first.train.epochs == 5
+    assert epochs(62.0).train.epochs == 3, "nothing was trained yet"
+    (training,) = trainings_of(fresh, recipes[network][0], first, 0)
+    fresh.store.stage(training.stage, training.key, lambda folder: None)
+    assert epochs(63.0).train.epochs == 5
+
+
+def test_epochs_that_were_asked_for_are_no_matter_of_time(workspace):
+    recipes = {"resnet8@0.5": [for_setup("resnet8@0.5", "NQ")]}
+    plan = make_plan(workspace, ["resnet8@0.5"], recipes, 600.0, 3, all_networks=True)
+    assert plan.notes == ("schedule: 3 epochs from scratch",)

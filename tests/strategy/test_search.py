@@ -5,8 +5,9 @@ import time
 from dataclasses import replace
 
 import pytest
+from optuna.trial import TrialState
 
-from dlmo.errors import DeviceError
+from dlmo.errors import DeviceError, StoreError
 from dlmo.strategy import search as searching
 from dlmo.strategy.budget import make_budget
 from dlmo.strategy.evidence import Evidence
@@ -16,6 +17,7 @@ from dlmo.strategy.space import Space
 from dlmo.study.recipe import parse
 from dlmo.study.store import Store
 
+REAL_PROMOTE = searching._Searcher._promote
 SPACE = Space(("resnet8", "resnet14"), (0.25, 0.5), ("small",), True, ("int8",))
 
 
@@ -292,3 +294,51 @@ def test_what_there_was_no_time_for_is_proposed_again(fresh, trained, tmp_path):
     search(fresh, SPACE, terms(fresh, seconds=600))
     begun = [untaught(recipe) for recipe, epochs in trained if epochs == 1][: len(SPACE.first())]
     assert wanted and set(begun) == set(wanted)
+
+
+def test_what_failed_is_tried_again_by_the_next_run(fresh, trained, monkeypatch):
+    figures, promote = searching._Searcher._trained, searching._Searcher._promote
+    failed = []
+
+    def now_and_then(self, recipe, epochs):
+        if epochs == 4 or len(trained) == 2:
+            failed.append((str(recipe), epochs))
+            trained.append((str(recipe), 0))
+            return self._trial(recipe, epochs, time.monotonic(), refused="RuntimeError: can't allocate memory")
+        return figures(self, recipe, epochs)
+
+    monkeypatch.setattr(searching._Searcher, "_trained", now_and_then)
+    monkeypatch.setattr(searching._Searcher, "_promote", REAL_PROMOTE)
+    assert not search(fresh, SPACE, terms(fresh)).recipes
+    monkeypatch.setattr(searching._Searcher, "_trained", figures)
+    monkeypatch.setattr(searching._Searcher, "_promote", promote)
+    before = len(trained)
+    found = search(fresh, SPACE, terms(fresh, seconds=90))
+    assert found.recipes and {entry for entry in failed if entry[1] == 1} <= set(trained[before:])
+
+
+def test_a_proposal_that_another_process_ended_is_made_again(fresh, trained, monkeypatch):
+    from optuna.exceptions import UpdateFinishedTrialError
+
+    recipe, ended = Space.recipe, []
+
+    def once(self, trial, teacher):
+        if not ended:
+            ended.append(trial.number)
+            trial.study.tell(trial.number, state=TrialState.FAIL)
+            with pytest.raises(UpdateFinishedTrialError):
+                trial.set_user_attr("recipe", "x")
+        return recipe(self, trial, teacher)
+
+    monkeypatch.setattr(Space, "recipe", once)
+    assert search(fresh, SPACE, terms(fresh)).recipes and ended == [0]
+
+
+def test_a_store_that_is_gone_is_not_the_recipes_fault(fresh, monkeypatch):
+    def gone(workspace, recipe, plan, seed):
+        raise StoreError("store s3://bucket: cannot read: no answer")
+
+    monkeypatch.setattr(searching, "check_cutting", lambda workspace, recipe: None)
+    monkeypatch.setattr(searching, "make_artifact", gone)
+    with pytest.raises(StoreError):
+        search(fresh, SPACE, terms(fresh))

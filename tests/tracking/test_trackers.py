@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -155,3 +156,20 @@ def test_a_missing_extra_names_what_to_install(kind, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError, match=rf"pip install -c constraints.txt '.\[{name}\]'"):
         tracking.find([kind])
+
+
+def test_a_recipe_that_failed_is_no_finished_run(monkeypatch):
+    ends = {}
+    nothing = lambda *_: None  # noqa: E731
+    tracker = module.Mlflow("sqlite:///log.db")
+    tracker._client = SimpleNamespace(
+        set_terminated=lambda run, status: ends.update({run: status}), log_text=nothing, log_artifact=nothing
+    )
+    tracker._job, tracker._runs = "job", {("good", 0): "first", ("bad", 0): "second"}
+    monkeypatch.setattr(tracker, "_measured", nothing)
+    monkeypatch.setattr("dlmo.report.html.render", lambda run: "")
+    monkeypatch.setattr("dlmo.report.model_card.model_card", lambda run: "")
+    made = SimpleNamespace(result=SimpleNamespace(recipe="good", seed=0, artifact="a.tflite"), content=b"")
+    tracker.results(SimpleNamespace(choice=None, to_csv=lambda: ""), [made])
+    tracker.close("FINISHED")
+    assert ends == {"first": "FINISHED", "second": "FAILED", "job": "FINISHED"}

@@ -63,7 +63,8 @@ def print_run(run: Run, console: Console) -> None:
     if run.choice:
         _print_choice(run.choice, run.target, console)
     if run.nearest:
-        _heading(console, "Nearest" if run.choice else "Nothing met the limits; nearest")
+        beside_a_choice = "Smaller, but less accurate than allowed"
+        _heading(console, beside_a_choice if run.choice else "Nothing met the limits; nearest")
         _print_list(console, run.nearest)
     if run.search:
         _heading(console, "Search")

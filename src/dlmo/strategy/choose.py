@@ -191,6 +191,17 @@ def _running_words(result: Result, budget: Budget) -> str:
     return f"{cost:.3g} ms" if budget.running_cost == "latency_ms" else f"{cost:,} bytes of RAM"
 
 
+def shut_out(chosen: Result, results: Sequence[Result], budget: Budget, count: int = 3) -> tuple[str, ...]:
+    """The smallest files below a choice for size that meet every limit but the loss against the best network, and
+    what each lacks: a better network makes that limit stricter."""
+    if budget.goal != "size" or budget.max_drop is None:
+        return ()
+    reference, free = reference_of(results).validation_accuracy, replace(budget, max_drop=None)
+    smaller = [r for r in results if r.size_bytes < chosen.size_bytes and not shortfalls(r, free, reference)]
+    smaller.sort(key=lambda r: r.size_bytes)
+    return tuple(f"{r.recipe}: {'; '.join(shortfalls(r, budget, reference))}" for r in smaller[:count])
+
+
 def nearest(results: Sequence[Result], budget: Budget, count: int = 3) -> tuple[str, ...]:
     """The results that lack least, and what each lacks."""
     reference = reference_of(results).validation_accuracy

@@ -22,7 +22,7 @@ from dlmo.measure.accuracy import accuracy, confusion_matrix
 from dlmo.progress import Progress, SilentProgress
 from dlmo.strategy import legality
 from dlmo.strategy.budget import Budget, parse_duration
-from dlmo.strategy.choose import asked_for, choose, nearest
+from dlmo.strategy.choose import asked_for, choose, nearest, shut_out
 from dlmo.strategy.evidence import Evidence, convertible, gather, impossible, refusal, smallest
 from dlmo.strategy.own import Own, possible, take_in
 from dlmo.strategy.plan import (
@@ -214,7 +214,7 @@ def plan_job(ready: Prepared, job: Job, options: Options, *, known_only: bool = 
         options.epochs,
         epochs_of=options.epochs_of,
         all_networks=job.all_networks,
-        seeds=len(seeds),
+        seeds=seeds,
         known_only=known_only,
     )
     if plan is None:
@@ -222,9 +222,15 @@ def plan_job(ready: Prepared, job: Job, options: Options, *, known_only: bool = 
     for note in plan.notes:
         workspace.progress.note(note)
     planned = [recipe for name in plan.networks for recipe in recipes[name]]
+    return _tracked(ready, job, options, plan, planned)
+
+
+def _tracked(ready: Prepared, job: Job, options: Options, plan: Plan, recipes: list[Recipe]) -> Planned:
+    """The plan with what trackers are told of it."""
+    workspace = ready.workspace
     given = {"target": options.target, "threads": options.threads, "trained_on": plan.device}
-    work = work_of(job.command, workspace, planned, plan.networks, seeds, given)
-    return Planned(plan, planned, work, Tracked(ready.trackers, work, workspace.store, workspace.progress))
+    work = work_of(job.command, workspace, recipes, plan.networks, options.seeds, given)
+    return Planned(plan, recipes, work, Tracked(ready.trackers, work, workspace.store, workspace.progress))
 
 
 def run_job(source: str | Path, job: Job, options: Options, progress: Progress | None) -> Finished:
@@ -258,7 +264,8 @@ def run_prepared(ready: Prepared, job: Job, options: Options, begun: float, plan
         too_large = _too_large(ready, planned, job.budget)
         if too_large:
             left_out = (f"not tried, as their files are too large whatever they learn: {len(too_large)} of the setups",)
-        planned = replace(planned, recipes=[recipe for recipe in planned.recipes if recipe not in too_large])
+            kept = [recipe for recipe in planned.recipes if recipe not in too_large]
+            planned = _tracked(ready, job, options, planned.plan, kept)
     plan, recipes, plans, searched = planned.plan, planned.recipes, planned.plan.networks, None
     cluster = _cluster(options)
     expected = expected_seconds(ready, planned, options)
@@ -286,7 +293,7 @@ def run_prepared(ready: Prepared, job: Job, options: Options, begun: float, plan
             budget=job.budget.words() if job.budget else {},
             results=results,
             choice=choice,
-            nearest=nearest(results, job.budget) if job.budget and choice is None else (),
+            nearest=_near(choice, results, job.budget),
             notes=(
                 *ready.notes,
                 *left_out,
@@ -309,6 +316,13 @@ def run_prepared(ready: Prepared, job: Job, options: Options, begun: float, plan
     if options.folder is not None:
         write_run(options.folder, run, best, outcomes, dataset, options.group_by)
     return Finished(run, outcomes, workspace)
+
+
+def _near(choice: Choice | None, results: Sequence[Result], budget: Budget | None) -> tuple[str, ...]:
+    """What the limits left out narrowly, or the allowed loss alone."""
+    if budget is None:
+        return ()
+    return nearest(results, budget) if choice is None else shut_out(choice.result, results, budget)
 
 
 def _out_of_reach(workspace: Workspace, recipes: Sequence[Recipe], job: Job, options: Options) -> tuple[str, ...]:

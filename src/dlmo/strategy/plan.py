@@ -35,8 +35,6 @@ _LEAST_PROBE_STEPS, _PROBE_BATCHES = 4, 40
 # What even the longest probe does not see: in trainings of half an hour and more, epochs of ResNet-20 at full size took
 # 1.13 times as long as its probe had told, and quantization-aware ones 1.11 times.
 _SLOWER_IN_THE_LONG_RUN, _LONG_RUN = 0.13, 1800.0  # share; seconds
-# A further network is worth adding only if every network then still gets this share of its full schedule.
-_ENOUGH_OF_SCHEDULE = 0.5
 _PRUNE_SHARE, _QAT_SHARE, _CUT_SHARE = 0.15, 0.06, 0.4
 # Pruning takes steps, not epochs: with fewer than this a small set's networks lose what they knew. At most so large a
 # share of the epochs from scratch goes into it.
@@ -50,7 +48,7 @@ _PARTS_OF_AN_EPOCH = (0.75, 0.5, 0.35, 0.25, 0.15, 0.1)
 # Smaller images first, where the last fifth of the steps is enough to settle the statistics: with 8 epochs, or so many
 # steps in each.
 _SMALLEST_PROGRESSIVE_SIDE, _STEPS_OF_LARGE_SETS = 28, 300
-_VERSION = 11
+_VERSION = 12
 
 
 @dataclass(frozen=True)
@@ -64,8 +62,11 @@ class Plan:
 
 
 def default_networks(images: int, searching: bool = False) -> tuple[str, ...]:
-    """Candidates for so many training images; few images cannot fill a larger network, and a search finds its own."""
-    return _SMALL_NETWORKS + (_LARGER_NETWORKS if images >= _IMAGES_FOR_LARGER and not searching else ())
+    """Candidates for so many training images; few images cannot fill a larger network. A search needs one network to
+    begin with and finds its own: further setups would take its time just where they begin to fit."""
+    if searching:
+        return _SMALL_NETWORKS[:1]
+    return _SMALL_NETWORKS + (_LARGER_NETWORKS if images >= _IMAGES_FOR_LARGER else ())
 
 
 def augmentation_for(dataset: Dataset) -> Augmentation:
@@ -151,7 +152,7 @@ def make_plan(
     *,
     epochs_of: Mapping[str, float] = MappingProxyType({}),
     all_networks: bool,
-    seeds: int = 1,
+    seeds: Sequence[int] = (0,),
     known_only: bool = False,
 ) -> Plan | None:
     """Fit schedules to the time, or take `epochs` as given, and `epochs_of` for networks that shall have others.
@@ -175,7 +176,7 @@ def make_plan(
         "epochs": epochs,
         "epochs_of": dict(epochs_of),
         "all": all_networks,
-        "seeds": seeds,
+        "seeds": len(seeds),
         "target": workspace.target.name,
     }
     own = workspace.own
@@ -184,6 +185,24 @@ def make_plan(
 
     def plan_of(count: float) -> NetworkPlan:
         return plan_for(workspace, count, epochs)
+
+    def no_shorter_than_before(counts: dict[str, float]) -> dict[str, float]:
+        """What was planned, and trained, for less time may be more than the machine seems fit for at this moment."""
+        question = {name: value for name, value in asked.items() if name != "seconds"}
+        plans = workspace.store.growing("plans", key_of("plans", _VERSION, question))
+        for path in plans.glob("*.json"):
+            before = json.loads(path.read_bytes())
+            trained = [recipe for network in before for recipe in recipes[network]]
+            if (
+                float(path.stem) <= seconds
+                and all(before.get(network, 0) >= count for network, count in counts.items())
+                and not remaining_trainings(
+                    workspace, trained, {name: plan_of(count) for name, count in before.items()}, seeds
+                )
+            ):
+                counts = before
+        write_atomically(plans / f"{seconds:g}.json", json.dumps(counts).encode())
+        return counts
 
     def make(folder: Path) -> None:
         from dlmo.training.device import best_device
@@ -194,7 +213,9 @@ def make_plan(
             epoch = {name: _seconds_per_epoch(workspace, name, probe) for name in timed}
             plain = dict.fromkeys(networks, 0.0) | epoch
             costs = {name: _Cost.probe(workspace, name, recipes[name], plain, probe) for name in networks}
-        counts = _fit(costs, images, plan_of, seconds, epochs, all_networks, seeds)
+        counts = _fit(costs, images, plan_of, seconds, epochs, all_networks, len(seeds))
+        if seconds is not None and epochs is None:
+            counts = no_shorter_than_before(counts)
         counts |= {network: value for network, value in epochs_of.items() if network in networks}
         document = {
             "epochs": counts,
@@ -222,7 +243,9 @@ def make_plan(
     }
     count = max(document["epochs"].values())
     steps = [step for network in plans for recipe in recipes[network] for step in recipe.further_trainings]
-    return Plan(plans, count, document["device"], _notes(document, plans, steps, images, seconds))
+    # Epochs that were asked for are no matter of time.
+    notes = _notes(document, plans, steps, images, seconds if epochs is None else None)
+    return Plan(plans, count, document["device"], notes)
 
 
 def remaining_seconds(
@@ -416,9 +439,8 @@ def _fit(
         return next((count for count in (*range(full, 0, -1), *parts) if fits(count)), 0)
 
     chosen = names if all_networks else names[:1]
-    while not all_networks and len(chosen) < len(names):
-        if affordable(names[: len(chosen) + 1]) < _ENOUGH_OF_SCHEDULE * full:
-            break
+    # A further network takes nothing from the schedules of those before it: more time makes no answer worse.
+    while len(chosen) < len(names) and affordable(names[: len(chosen) + 1]) == full:
         chosen = names[: len(chosen) + 1]
     count = affordable(chosen)
     if count == 0:

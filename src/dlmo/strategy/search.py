@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from dlmo.atomic import write_atomically
-from dlmo.errors import DeviceError, one_line
+from dlmo.errors import DeviceError, StoreError, one_line
 from dlmo.measure.accuracy import accuracy
 from dlmo.measure.statistics import wilson_interval
 from dlmo.networks import plain_name
@@ -50,6 +50,8 @@ _MOST_REPEATS, _MOST_UNAFFORDABLE = 20, 3
 _UNKNOWN_FAMILY = 3.0
 _QAT_COST = 2.0
 _MET = "the budget is met"
+# A full disk, a device or a store that is gone, too little memory at this moment.
+_NOT_THE_RECIPES_FAULT = (OSError, DeviceError, StoreError, MemoryError)
 # A file measured among others may take so much more of time or memory than alone.
 _MEASURED_AGAIN = 1.05
 # Files that go on to the results, without those that show what their steps are worth.
@@ -99,6 +101,7 @@ class _Searcher:
         self._begun, self._worked = time.monotonic(), 0.0
         self._study = _open_study(workspace, space, terms)
         self._notes = self._study.user_attrs  # what became of recipes, by several names; reading it again takes time
+        self._passing: dict[str, object] = {}
         self._macs: dict[str, int] = {}
         self._pace: dict[str, float] = {}  # seconds per epoch and multiply-accumulate, by family
         for network, seconds in terms.epoch_seconds.items():
@@ -142,7 +145,8 @@ class _Searcher:
         }
         if found:
             path = _winners_file(self._workspace, self._space, self._terms)
-            write_atomically(path, json.dumps(list(found.values())).encode())
+            with _alone_with(path):
+                write_atomically(path, json.dumps(list(found.values())).encode())
 
     def _ask_again(self) -> None:
         """Propose anew what other limits than these refused by its shape, and what there was no time for."""
@@ -228,26 +232,34 @@ class _Searcher:
 
     def _propose(self) -> tuple[int, Recipe]:
         """A new trial's number and recipe."""
+        from optuna.exceptions import UpdateFinishedTrialError
         from optuna.samplers import TPESampler
 
         # Each proposal has a seed of its own, so that a search that goes on later proposes the same.
         seed = 10_000 * (self._terms.seed % 100_000) + len(self._study.get_trials(deepcopy=False))
         self._study.sampler = TPESampler(n_startup_trials=_RANDOM_TRIALS, seed=seed)
-        trial = self._study.ask()
-        recipe = self._space.recipe(trial, max(self._plain(), key=self._plain().get, default=None))
-        trial.set_user_attr("recipe", str(recipe))
-        return trial.number, recipe
+        while True:
+            trial = self._study.ask()
+            # Another process that begins now takes a trial without a recipe for one that a killed run left, and ends
+            # it.
+            with contextlib.suppress(UpdateFinishedTrialError):
+                recipe = self._space.recipe(trial, max(self._plain(), key=self._plain().get, default=None))
+                trial.set_user_attr("recipe", str(recipe))
+                return trial.number, recipe
 
     def _try(self, number: int, recipe: Recipe, known: Trial | None = None) -> None:
         """Refuse a recipe or train it short, and tell Optuna. known: what became of the same recipe before."""
         from optuna.trial import TrialState
 
         found = known or self._refused(recipe) or self._trained(recipe, self._terms.short)
+        failed = bool(found.refused) and found.size_bytes is None
         if known is None:
-            self._note(f"trial {found.recipe}", asdict(found))
+            self._note(f"trial {found.recipe}", asdict(found), lasting=not failed)
             self._workspace.progress.note(f"search: {_words(found)}")
         if found.refused:
-            self._study.tell(number, state=TrialState.PRUNED, skip_if_finished=True)
+            # What failed is asked for again by the next run, see `_ask_again`.
+            state = TrialState.FAIL if failed else TrialState.PRUNED
+            self._study.tell(number, state=state, skip_if_finished=True)
             return
         running = running_of(found, self._terms.budget.running_cost)
         # Two digits: what is less is noise, and would make each search another one.
@@ -264,7 +276,7 @@ class _Searcher:
                 return None
             with self._working():
                 (entry,) = evidence.gather(self._workspace, [recipe], self._terms.threads)
-        except (OSError, DeviceError):
+        except _NOT_THE_RECIPES_FAULT:
             raise
         except Exception as error:  # as in `_trained`
             return self._trial(recipe, 0, begun, refused=one_line(error))
@@ -285,7 +297,7 @@ class _Searcher:
                     [content], self._terms.threads, SilentProgress(), self._workspace.golden
                 )
                 right = self._validation(content)
-        except (OSError, DeviceError):  # a full disk, a device that is gone: not the recipe's fault
+        except _NOT_THE_RECIPES_FAULT:
             raise
         except Exception as error:  # one recipe that does not work, whatever the reason, ends no search
             return self._trial(recipe, epochs, begun, refused=one_line(error))
@@ -317,11 +329,11 @@ class _Searcher:
             try:
                 with self._working():
                     self._make_rungs(recipe)
-            except (OSError, DeviceError):
+            except _NOT_THE_RECIPES_FAULT:
                 raise
             except Exception as error:
                 found = replace(found, refused=one_line(error))
-        self._note(f"long {self._terms.long} {found.recipe}", asdict(found))
+        self._note(f"long {self._terms.long} {found.recipe}", asdict(found), lasting=not found.refused)
         self._workspace.progress.note(f"search: {_words(found)}")
 
     def _make_rungs(self, recipe: Recipe) -> None:
@@ -351,12 +363,17 @@ class _Searcher:
         """The recipes that were trained long."""
         return {trial.recipe: trial for trial in self._noted(f"long {self._terms.long} ")}
 
-    def _note(self, name: str, value: object) -> None:
-        self._notes[name] = value
-        self._study.set_user_attr(name, value)
+    def _note(self, name: str, value: object, lasting: bool = True) -> None:
+        """lasting: else it holds for this run alone, as a failure does, which may be of the moment."""
+        if lasting:
+            self._notes[name] = value
+            self._study.set_user_attr(name, value)
+        else:
+            self._passing[name] = value
 
     def _noted(self, kind: str) -> list[Trial]:
-        return [Trial(**value) for name, value in self._notes.items() if name.startswith(kind)]
+        notes = {**self._passing, **self._notes}
+        return [Trial(**value) for name, value in notes.items() if name.startswith(kind)]
 
     def _plain(self) -> dict[str, float]:
         """Validation accuracy of the networks trained long without any step."""
@@ -461,14 +478,21 @@ def _open_study(workspace: Workspace, space: Space, terms: Terms):
 
 def _mend(journal: Path) -> None:
     """Take off a last line that a full disk cut short: Optuna would read no further than to it, whatever follows."""
-    from optuna.storages.journal import JournalFileSymlinkLock
-
     if not journal.exists() or _whole(journal) == journal.stat().st_size:
         return
-    lock = JournalFileSymlinkLock(str(journal))
-    lock.acquire()  # else it may be a line that another process is writing just now
-    try:
+    with _alone_with(journal):  # else it may be a line that another process is writing just now
         os.truncate(journal, _whole(journal))
+
+
+@contextlib.contextmanager
+def _alone_with(path: Path) -> Iterator[None]:
+    """Holds Optuna's lock of a file."""
+    from optuna.storages.journal import JournalFileSymlinkLock
+
+    lock = JournalFileSymlinkLock(str(path))
+    lock.acquire()
+    try:
+        yield
     finally:
         lock.release()
 

@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TypeVar
 
-from dlmo.errors import UserError, one_line
+from dlmo.errors import StoreError, UserError, one_line
 from dlmo.study.store import Store, cache_folder, key_of
 
 # The first answer of a URL must come within so many seconds. Later requests have the time their library gives them.
@@ -138,7 +138,7 @@ class RemoteStore(Store):
         except FileNotFoundError:
             raise
         except Exception as error:  # each library raises its own
-            raise UserError(f"store {self.url}: cannot {what}: {one_line(error)}") from error
+            raise StoreError(f"store {self.url}: cannot {what}: {one_line(error)}") from error
 
 
 def _packed(folder: Path) -> bytes:

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from dlmo.errors import UserError, missing_extra
 from dlmo.study.results import Result, Run
 from dlmo.study.run import Outcome
+from dlmo.tracking import FAILED
 from dlmo.tracking.work import Training, Work, values_of
 from dlmo.training.curve import Epoch
 
@@ -47,6 +48,7 @@ class Mlflow:
         self._uri = rest or os.environ.get("MLFLOW_TRACKING_URI") or _SQLITE + str(Path("mlflow.db").resolve())
         self._client: MlflowClient | None = None
         self._job = ""
+        self._failed: set[str] = set()  # ids of the runs whose models did not come to be
         self._runs: dict[tuple[str, int], str] = {}  # id of each model's run, by recipe and seed
         self._of_training: dict[str, list[str]] = {}  # ids of the runs whose models went through it, by key
         self.place = f"MLflow at {_shown(self._uri)}"
@@ -107,6 +109,8 @@ class Mlflow:
                 file = Path(folder, result.artifact)
                 file.write_bytes(outcome.content)
                 self._client.log_artifact(nested, str(file))
+        made = {self._run_of(outcome.result) for outcome in outcomes}
+        self._failed = set(self._runs.values()) - made
         if run.choice is not None:
             self._measured(self._job, run.choice.result)
         self._client.log_text(self._job, render(run), "report.html")
@@ -115,7 +119,7 @@ class Mlflow:
 
     def close(self, status: str) -> None:
         for run in (*self._runs.values(), self._job):
-            self._client.set_terminated(run, status)
+            self._client.set_terminated(run, FAILED if run in self._failed else status)
 
     def _experiment(self, name: str) -> str:
         found = self._client.get_experiment_by_name(name)
