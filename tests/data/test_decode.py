@@ -215,3 +215,11 @@ def test_whatever_a_decoder_raises_at_a_header_is_a_reason(monkeypatch):
 
     monkeypatch.setattr("dlmo.data.image.Image.open", damaged)
     assert reason(b"avif") == "header cannot be read: Missing or empty image item"
+
+
+@pytest.mark.parametrize("type", [np.int32, np.uint16])
+def test_values_of_8_bits_in_wider_pixels_are_no_black_image(type, encode):
+    pixels = np.arange(64, dtype=type).reshape(8, 8)
+    with pytest.raises(ImageError, match="would all be black; save as 8 bit"):
+        decoded(encode(Image.fromarray(pixels), format="TIFF"))
+    assert np.asarray(decoded(encode(Image.fromarray(pixels * 256), format="TIFF"))).max() == 63

@@ -323,3 +323,36 @@ def test_a_folder_whose_name_is_no_utf8_gives_a_name_that_can_be_printed(make_fo
     place = os.fsencode(tmp_path) + b"/caf\xe9"
     os.rename(make_folder({"a": 8, "b": 8}), place)
     assert load(os.fsdecode(place)).name == "caf\\xe9"
+
+
+def test_copies_of_training_images_in_the_sources_validation_are_told(make_folder):
+    root = make_folder({"train/a": 20, "train/b": 20, "val/a": 5, "val/b": 5, "test/a": 5, "test/b": 5})
+    shutil.copy(root / "train/a/000.png", root / "val/a/000.png")
+    notes = load(str(root)).notes
+    assert any(note.startswith("1 of 10 validation images, which the choice is made on, are exact") for note in notes)
+    assert not any("test images are exact copies" in note for note in notes)
+
+
+def test_splits_by_other_names_are_no_classes(make_folder):
+    counts = {f"{split}/{name}": 9 for split in ("training_set", "test_set") for name in ("cats", "dogs")}
+    assert "test_set, training_set look like splits, not classes; rename them" in error(make_folder(counts, "kaggle"))
+    images = make_folder({"train_car": 9, "test_car": 9}, "cars")
+    assert load(str(images)).classes == ("test_car", "train_car"), "folders of images are classes"
+
+
+def test_the_same_folders_in_every_class_are_told(make_folder):
+    counts = {f"{name}/{year}": 9 for name in ("cat", "dog") for year in ("2021", "2022")}
+    dataset = load(str(make_folder(counts)))
+    assert dataset.classes == ("cat", "dog")
+    assert any(note.startswith("every class folder holds the same folders (2021, 2022, ...)") for note in dataset.notes)
+
+
+def test_a_hidden_class_is_told(make_folder, tmp_path):
+    root = make_folder({".net": 9, "java": 9, "python": 9})
+    (root / ".cache").mkdir()
+    (root / ".cache/state").write_text("no image")
+    shutil.make_archive(str(tmp_path / "packed"), "zip", root)
+    for source in (root, tmp_path / "packed.zip"):
+        dataset = load(str(source))
+        assert dataset.classes == ("java", "python")
+        assert "not used, because hidden: .net; rename a class" in dataset.notes

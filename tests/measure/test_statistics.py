@@ -45,3 +45,9 @@ def test_accuracy_and_confusion():
     assert accuracy(scores, labels).value == 0.5, "what is no number is no answer"
     scores[0, 2] = 0
     assert confusion_matrix(scores, labels).tolist() == [[1, 0, 0], [0, 1, 0], [0, 1, 1]]
+
+
+def test_scores_that_are_no_numbers_are_no_answer():
+    scores, labels = np.array([[np.nan, 1], [0, 1], [np.nan, np.nan]]), np.array([0, 1, 0])
+    assert confusion_matrix(scores, labels).tolist() == [[0, 0], [0, 1]]
+    assert accuracy(scores, labels).value == pytest.approx(1 / 3)

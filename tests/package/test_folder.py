@@ -94,6 +94,15 @@ def test_how_sure_a_wrong_answer_was_depends_on_what_the_file_gives(name, share,
     assert (mistake.truth, mistake.answer) == (str(right[5]), str((right[5] + 1) % 10))
 
 
+def test_an_answer_that_is_no_number_is_wrong_and_unsure(digits):
+    scores = np.zeros((len(digits.test), 10), np.float32)
+    scores[np.arange(len(scores)), digits.test.labels] = 1
+    scores[3] = np.nan
+    outcome = SimpleNamespace(test_scores=scores, content=(TENSORFLOW / "float.tflite").read_bytes())
+    (mistake,) = mistakes_of(outcome, digits)
+    assert (mistake.truth, mistake.answer, mistake.confidence) == (str(digits.test.labels[3]), "no number", 0)
+
+
 def write(folder, files):
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

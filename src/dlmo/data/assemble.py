@@ -127,16 +127,21 @@ def _imbalance(train: Split, classes: tuple[str, ...]) -> list[str]:
 
 
 def _copies(train: Split, validation: Split, test: Split) -> list[str]:
-    """Tells of test images whose pixels, at input size, are also among those that training or choice sees."""
-    seen = _digests(train) | _digests(validation)
-    copies = sum(digest in seen for digest in map(_digest, test.images))
-    if not copies:
-        return []
-    return [f"{copies} of {len(test)} test images are exact copies of a training or validation image"]
-
-
-def _digests(split: Split) -> set[bytes]:
-    return set(map(_digest, split.images))
+    """Tells of images whose pixels, at input size, are also among those that were seen before them: test images that
+    training or choice sees, validation images that training sees."""
+    trained, chosen, tested = (list(map(_digest, split.images)) for split in (train, validation, test))
+    learned = set(trained)
+    seen = learned.union(chosen)
+    validated, copies = sum(d in learned for d in chosen), sum(d in seen for d in tested)
+    notes = []
+    if validated:
+        notes.append(
+            f"{validated} of {len(validation)} validation images, which the choice is made on, are exact copies of a "
+            "training image"
+        )
+    if copies:
+        notes.append(f"{copies} of {len(test)} test images are exact copies of a training or validation image")
+    return notes
 
 
 def _digest(pixels: np.ndarray) -> bytes:

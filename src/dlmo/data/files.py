@@ -31,6 +31,10 @@ MAX_UNPACKED_BYTES = 8 * 2**30  # all members of one archive together; above it 
 
 _LARGEST_HEADER = 4 * 2**20  # bytes of an archive's header before a member; names and dates take a few hundred
 
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
+    ".pnm", ".avif", ".jp2", ".j2k", ".jpx",
+)  # fmt: skip
 IGNORED_NAMES = {"__MACOSX", "Thumbs.db", "desktop.ini"}  # left by file managers; hidden names go as well
 
 _MAGIC: tuple[tuple[bytes, Callable[[Path], BinaryIO]], ...] = (
@@ -56,12 +60,13 @@ Member = tuple[str, BinaryIO | None]  # name inside the archive; content, None f
 @dataclass(frozen=True)
 class Files:
     """names: every file, as path inside the source with `/`, sorted; hidden files are left out.
-    folders: every folder, also empty ones, in the same form.
+    folders: every folder, also empty ones, in the same form. hidden: folders left out that hold images.
     open: the content of one name; safe to call from several threads.
     """
 
     names: tuple[str, ...]
     folders: frozenset[str]
+    hidden: frozenset[str]
     open: Callable[[str], BinaryIO]
 
 
@@ -87,11 +92,12 @@ def open_files(path: Path, limit: int | None = None) -> Iterator[Files]:
 def _folder_files(root: Path) -> Files:
     paths: dict[str, str] = {}
     folders: set[str] = set()
+    hidden: set[str] = set()
     try:
-        _walk(str(root), "", (), paths, folders)
+        _walk(str(root), "", (), paths, folders, hidden)
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
-    return Files(tuple(sorted(paths)), frozenset(folders), lambda name: open(paths[name], "rb"))
+    return Files(tuple(sorted(paths)), frozenset(folders), frozenset(hidden), lambda name: open(paths[name], "rb"))
 
 
 def _walk(
@@ -100,8 +106,9 @@ def _walk(
     above: tuple[tuple[int, int], ...],
     paths: dict[str, str],
     folders: set[str],
+    hidden: set[str],
 ) -> None:
-    """Adds what is in `folder`, called `inside` in the source, to `paths` (by name) and `folders`.
+    """Adds what is in `folder`, called `inside` in the source, to `paths` (by name), `folders` and `hidden`.
 
     Links are followed, as people link images rather than copy them; `above` (device and inode of the folders
     on the way) ends a link that leads back up.
@@ -114,10 +121,12 @@ def _walk(
         for entry in entries:
             name = inside + printable(entry.name)
             if _is_ignored(name):
+                if entry.name.startswith(".") and entry.is_dir() and any(map(is_image_name, _listed(entry.path))):
+                    hidden.add(name)
                 continue
             if entry.is_dir():
                 folders.add(name)
-                _walk(entry.path, name + "/", (*above, here), paths, folders)
+                _walk(entry.path, name + "/", (*above, here), paths, folders, hidden)
             elif entry.is_file() or entry.is_symlink():  # one that leads nowhere is told as a file that cannot be read
                 paths[name] = entry.path
 
@@ -125,12 +134,18 @@ def _walk(
 def _archive_files(path: Path, spool: BinaryIO, limit: int) -> Files:
     spans: dict[str, tuple[int, int]] = {}
     folders: set[str] = set()
+    hidden: set[str] = set()
     try:
         with closing(_members(path, limit)) as members:
             for raw_name, content in members:
                 name = _checked_name(path, printable(raw_name))
                 parents = name.split("/")[: None if content is None else -1]
-                if not name or _is_ignored(name):  # no name: the folder that was packed as "."
+                if not name:  # the folder that was packed as "."
+                    continue
+                if _is_ignored(name):
+                    parent = parents[-1:] if content is not None and is_image_name(name) else []
+                    if parent and parent[0].startswith(".") and not _is_ignored("/".join(parents[:-1])):
+                        hidden.add("/".join(parents))
                     continue
                 folders.update("/".join(parents[:depth]) for depth in range(1, len(parents) + 1))
                 if content is not None:
@@ -150,7 +165,7 @@ def _archive_files(path: Path, spool: BinaryIO, limit: int) -> Files:
         start, size = spans[name]
         return io.BytesIO(os.pread(spool.fileno(), size, start))
 
-    return Files(tuple(sorted(spans)), frozenset(folders), open_member)
+    return Files(tuple(sorted(spans)), frozenset(folders), frozenset(hidden), open_member)
 
 
 def _members(path: Path, limit: int) -> Iterator[Member]:
@@ -251,6 +266,18 @@ def _checked_name(path: Path, name: str) -> str:
 def printable(name: str) -> str:
     """A name as text that can be printed and stored: bytes that are no UTF-8 become `\\xNN`."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def is_image_name(name: str) -> bool:
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def _listed(folder: str) -> list[str]:
+    """The names in a folder; none where it may not be read."""
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
 def _is_ignored(name: str) -> bool:

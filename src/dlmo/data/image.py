@@ -128,6 +128,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     pixels = np.asarray(image)
     if pixels.min() < 0 or pixels.max() > 0xFFFF:
         raise ImageError("32-bit pixels have no known range; save as 8 or 16 bit")
+    if 0 < pixels.max() < 256:
+        raise ImageError("16- or 32-bit pixels with 8-bit values would all be black; save as 8 bit")
     return Image.fromarray((pixels >> 8).astype(np.uint8))
 
 

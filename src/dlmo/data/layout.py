@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dlmo.data.dataset import Skipped
-from dlmo.data.files import Files
+from dlmo.data.files import Files, is_image_name
 from dlmo.errors import UserError
 
 SPLIT_FOLDERS = {
@@ -18,9 +18,6 @@ SPLIT_FOLDERS = {
     "test": "test",
     "testing": "test",
 }
-IMAGE_SUFFIXES = (
-    ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".avif", ".jp2",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,6 +51,8 @@ def read_layout(path: Path, files: Files) -> Layout:
         raise UserError(f"{path}: no files in it; give a folder with one folder of images per class")
     root = tree.find_root()
     splits = tree.find_splits(root)
+    if splits == {"train": root}:
+        tree.refuse_splits_by_other_names(root)
     classes = {split: tree.folders_in(prefix) for split, prefix in splits.items()}
     known = {_class_name(path, folder) for folder in classes["train"]}
     items = []
@@ -74,9 +73,9 @@ def read_layout(path: Path, files: Files) -> Layout:
             Skipped(name, "lies in no class folder")
             for prefix in sorted({root, *splits.values()})
             for name in tree.files_in(prefix)
-            if _is_image_name(name)
+            if is_image_name(name)
         ),
-        tree.ignored_beside(root, splits),
+        (*tree.ignored_beside(root, splits), *tree.same_inside(splits["train"]), *tree.hidden(files, splits)),
     )
 
 
@@ -113,7 +112,7 @@ class _Tree:
         return [*self.files_in(prefix), *(name for names in deeper for name in names)]
 
     def has_images(self, prefix: str) -> bool:
-        return any(_is_image_name(name) for name in self.files_in(prefix))
+        return any(is_image_name(name) for name in self.files_in(prefix))
 
     def find_root(self) -> str:
         """Goes down while there is one single folder that is neither a split nor a class."""
@@ -160,11 +159,35 @@ class _Tree:
                 )
         return splits
 
+    def refuse_splits_by_other_names(self, root: str) -> None:
+        """Folders such as training_set/ and test_set/ would be taken for classes, with the classes mixed in them."""
+        folders = self.folders_in(root)
+        named = all(set(re.findall("[a-z]+", folder.lower())) & {*SPLIT_FOLDERS, "dev"} for folder in folders)
+        inner = [tuple(self.folders_in(f"{root}{folder}/")) for folder in folders]
+        if len(folders) > 1 and named and all(inner):
+            raise UserError(
+                f"{self._at(root)}: {', '.join(folders)} look like splits, not classes; rename them to train, val and "
+                "test"
+            )
+
+    def same_inside(self, root: str) -> tuple[str, ...]:
+        """Tells of classes that are all made of the same folders: perhaps those are the classes."""
+        inner = {tuple(self.folders_in(f"{root}{folder}/")) for folder in self.folders_in(root)}
+        if len(self.folders_in(root)) < 2 or len(inner) != 1 or len(*inner) < 2:
+            return ()
+        names = ", ".join(next(iter(inner))[:3])
+        return (f"every class folder holds the same folders ({names}, ...), whose images are taken together",)
+
     def ignored_beside(self, root: str, splits: dict[str, str]) -> tuple[str, ...]:
         if root in splits.values():
             return ()
         beside = [folder for folder in self.folders_in(root) if folder.lower() not in SPLIT_FOLDERS]
         return (f"not used, because beside {splits['train']}: {', '.join(beside)}",) if beside else ()
+
+    def hidden(self, files: Files, splits: dict[str, str]) -> tuple[str, ...]:
+        """Tells of hidden folders that could be classes."""
+        beside = [name for name in files.hidden if name.rpartition("/")[0] in {p.rstrip("/") for p in splits.values()}]
+        return (f"not used, because hidden: {', '.join(sorted(beside))}; rename a class",) if beside else ()
 
     def _at(self, prefix: str) -> str:
         return f"{self.path}/{prefix}".rstrip("/")
@@ -176,7 +199,3 @@ def _class_name(path: Path, folder: str) -> str:
     if not name.isprintable():
         raise UserError(f"{path}: class folder {folder!r} has unprintable characters in its name; rename it")
     return name
-
-
-def _is_image_name(name: str) -> bool:
-    return name.lower().endswith(IMAGE_SUFFIXES)

@@ -29,6 +29,9 @@ def accuracy(scores: np.ndarray, labels: np.ndarray) -> Accuracy:
 
 
 def confusion_matrix(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Counts, int64 classes x classes; row = true class, column = predicted class."""
+    """Counts, int64 classes x classes; row = true class, column = predicted class. Scores with a NaN, which are no
+    answer, are in no cell."""
     classes = scores.shape[1]
-    return np.bincount(labels * classes + scores.argmax(1), minlength=classes * classes).reshape(classes, classes)
+    told = ~np.isnan(scores).any(1)
+    cells = labels[told] * classes + scores[told].argmax(1)
+    return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)

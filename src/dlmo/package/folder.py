@@ -13,6 +13,7 @@ from PIL import Image
 from dlmo.atomic import write_atomically
 from dlmo.data.dataset import Dataset
 from dlmo.errors import UserError
+from dlmo.measure.accuracy import right_answers
 from dlmo.package.parts import MANIFEST, origin, package_parts, remove_package, tensor_documents, write_parts
 from dlmo.study.results import Mistake, Run
 from dlmo.study.run import Outcome
@@ -168,14 +169,15 @@ def mistakes_of(outcome: Outcome, dataset: Dataset) -> tuple[Mistake, ...]:
     else:
         shifted = np.exp(scores - scores.max(1, keepdims=True))
         shares = shifted / shifted.sum(1, keepdims=True)
-    answers = scores.argmax(1)
-    wrong = np.flatnonzero(answers != dataset.test.labels)
+    # Scores with a NaN are no answer, of which nothing is sure.
+    shares, told, answers = np.nan_to_num(shares), ~np.isnan(scores).any(1), scores.argmax(1)
+    wrong = np.flatnonzero(~right_answers(scores, dataset.test.labels))
     worst = wrong[np.argsort(-shares[wrong, answers[wrong]], kind="stable")][:_SHOWN_MISTAKES]
     return tuple(
         Mistake(
             png=_png(dataset.test.images[index]),
             truth=dataset.classes[dataset.test.labels[index]],
-            answer=dataset.classes[answers[index]],
+            answer=dataset.classes[answers[index]] if told[index] else "no number",
             confidence=float(shares[index, answers[index]]),
             name=dataset.test.names[index],
         )
