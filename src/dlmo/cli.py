@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -162,11 +163,12 @@ def optimize(
     )  # fmt: skip
     code = 0
     try:
-        run = work(
-            source, service=service, max_size=max_size, max_latency=max_latency, max_ram=max_ram,
-            min_accuracy=min_accuracy, max_drop=max_drop, network=network or (), model=model, mean=mean,
-            std=std, channel_order=channel_order, options=options, progress=_progress(),
-        )  # fmt: skip
+        with redirect_stdout(sys.stderr):  # code of the user's may print; stdout is the result's
+            run = work(
+                source, service=service, max_size=max_size, max_latency=max_latency, max_ram=max_ram,
+                min_accuracy=min_accuracy, max_drop=max_drop, network=network or (), model=model, mean=mean,
+                std=std, channel_order=channel_order, options=options, progress=_progress(),
+            )  # fmt: skip
         code = _SOME_FAILED if run.failures else 0
     except BudgetError as error:
         run, code = error.run, 3
@@ -260,10 +262,11 @@ def study(
     if data is not None or dataset:
         option = "--data" if data is not None else "--dataset"
         raise UserError(f"{option} belongs to `dlmo study paper`; write the place into the source, as in cifar10:DIR")
-    found = (train_study if train_only else work)(
-        source, network=network or (), setup=setup or (), recipe=recipe or (), model=model, mean=mean, std=std,
-        channel_order=channel_order, kd=kd, prune=prune, options=options, progress=_progress(),
-    )  # fmt: skip
+    with redirect_stdout(sys.stderr):
+        found = (train_study if train_only else work)(
+            source, network=network or (), setup=setup or (), recipe=recipe or (), model=model, mean=mean, std=std,
+            channel_order=channel_order, kd=kd, prune=prune, options=options, progress=_progress(),
+        )  # fmt: skip
     if train_only:
         _print_trained(found, as_json)
     else:
@@ -307,10 +310,11 @@ def compress(
         time=time, epochs=epochs, threads=threads, seeds=(seed,), input_size=input_size, group_by=group_by,
         stem=stem, **_targets(target), out=out, track=tuple(track or ()),
     )  # fmt: skip
-    run = work(
-        model, source, recipe=recipe, network=network, mean=mean, std=std, channel_order=channel_order,
-        options=options, progress=_progress(),
-    )  # fmt: skip
+    with redirect_stdout(sys.stderr):
+        run = work(
+            model, source, recipe=recipe, network=network, mean=mean, std=std, channel_order=channel_order,
+            options=options, progress=_progress(),
+        )  # fmt: skip
     _print_run(run, out, as_json)
     _exit_if_some_failed(run)
 

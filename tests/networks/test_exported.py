@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from dlmo import networks
 from dlmo.errors import UserError
@@ -104,3 +105,10 @@ def test_junk_is_refused(tmp_path, content):
     (tmp_path / "junk.pt2").write_bytes(content)
     with pytest.raises(UserError, match="no .pt2 file"):
         read_exported(tmp_path / "junk.pt2")
+
+
+def test_a_network_that_was_exported_while_training_is_refused(tmp_path):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten()).train()
+    torch.export.save(torch.export.export(network, (torch.zeros(1, 3, 16, 16),)), tmp_path / "net.pt2")
+    with pytest.raises(UserError, match=r"exported while training; call .eval\(\)"):
+        read_exported(tmp_path / "net.pt2")

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from dlmo.runtimes.litert import flatbuffer
-from dlmo.runtimes.litert.bias import bias_corrected
+from dlmo.runtimes.litert.bias import _shift, bias_corrected
 from dlmo.runtimes.litert.convert import convert
 from dlmo.runtimes.litert.interpreter import predict
 from dlmo.runtimes.litert.quantize import weight_only_int8
@@ -72,3 +72,11 @@ def test_only_biases_change(random_images):
     for index, (old, new) in enumerate(zip(*(graph.tensors for graph in graphs))):
         same = flatbuffer.buffer_bytes(before, old.buffer) == flatbuffer.buffer_bytes(after, new.buffer)
         assert same or index in biases
+
+
+def test_a_grouped_layer_sees_the_means_of_its_own_inputs():
+    generator = np.random.default_rng(0)
+    weights, mean = generator.normal(size=(4, 3, 3, 2)).astype(np.float32), np.array([0.0, 0, 5, 7], np.float32)
+    grouped = _shift(weights, mean, False)
+    first, second = _shift(weights[:2], mean[:2], False), _shift(weights[2:], mean[2:], False)
+    assert np.allclose(grouped, [*first, *second]) and np.allclose(first, 0) and np.abs(second).max() > 0.01

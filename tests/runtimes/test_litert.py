@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 from ai_edge_litert.tools import flatbuffer_utils
+from torch import nn
 
 from dlmo import networks
 from dlmo.data.preprocessing import to_float
 from dlmo.errors import UserError
+from dlmo.networks.modular import modular
 from dlmo.runtimes.litert import flatbuffer, quantize, sparse
 from dlmo.runtimes.litert.convert import convert
 from dlmo.runtimes.litert.interpreter import Runner, predict
@@ -121,6 +123,42 @@ def test_trained_scales_reach_the_file(network, images):
     # The integer kernels round between layers, fake quantization does not: steps of the output's grid, not bits.
     difference = np.abs(predict(content, images) - wanted) / step
     assert difference.max() < 6 and difference.mean() < 1
+
+
+class Joined(nn.Module):
+    """Two branches that are put side by side, and what a user's network may do to a map beside ReLUs."""
+
+    def __init__(self, activation):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.activation, self.norm, self.head = activation, nn.BatchNorm2d(8), nn.Linear(16, 10)
+
+    def forward(self, x):
+        both = torch.cat([self.activation(self.first(x)), self.norm(self.second(x)) - 0.5], 1)
+        return self.head(both.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [nn.LeakyReLU(0.1), nn.SiLU(), nn.GELU(), *(nn.Sequential(a, nn.ReLU6()) for a in (nn.Sigmoid(), nn.Tanh()))],
+    ids=("leaky", "silu", "gelu", "sigmoid", "tanh"),
+)
+def test_other_activations_are_trained_for_integers_too(activation, images):
+    torch.manual_seed(0)
+    network, batch = Joined(activation).eval(), torch.from_numpy(to_float(images)).permute(0, 3, 1, 2)
+    graph = insert_fake_quantization(modular(network, batch[:1])).train()
+    for _ in range(30):
+        graph(batch)
+    content = convert(exportable(graph.eval()), SHAPE, quantized=True)
+    assert flatbuffer.facts(content).float_operators == ()
+    step = Runner(content).output["quantization"][0]
+    assert np.abs(predict(content, images) - torch_scores(graph, images)).max() / step < 3
+
+
+def test_a_fixed_scale_beside_another_is_refused():
+    network = modular(Joined(nn.Sigmoid()).eval(), torch.zeros(1, 3, 16, 16))
+    with pytest.raises(UserError, match="beside other maps .*; leave qat out"):
+        insert_fake_quantization(network)
 
 
 @pytest.fixture(scope="module")

@@ -92,3 +92,12 @@ def not_a_network():
 
 def broken():
     raise KeyError("lost")
+
+
+def shares():
+    return nn.Sequential(ResNet(10, 8), nn.Softmax(1))
+
+
+def talking(num_classes=10):
+    print("building")
+    return ResNet(num_classes, 8)

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import pickle
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from dlmo.report.model_card import model_card
 from dlmo.runtimes.litert.convert import convert
 from dlmo.runtimes.litert.flatbuffer import shorten_names
 from dlmo.runtimes.litert.interpreter import Runner, predict
+from dlmo.runtimes.litert.quantize import dynamic_int8, float16
 from dlmo.strategy.compress import compress
 from dlmo.strategy.job import Options
 from dlmo.strategy.optimize import optimize
@@ -443,3 +445,33 @@ def test_what_the_target_cannot_run_is_not_compared_with(monkeypatch):
     for target in ("cpu", "npu"):
         compress(f"{CODE}:small", "digits", recipe="int8", options=Options(target=target))
     assert asked == [["own:small > float32", "own:small > int8"], ["own:small > int8"]]
+
+
+def test_a_state_dict_beside_other_tensors(trained, digits, tmp_path):
+    state = {"epoch": 3, "best_acc1": torch.tensor(71.3), "state_dict": trained.state_dict()}
+    torch.save(state, tmp_path / "checkpoint.pth")
+    assert taken(digits, tmp_path / "checkpoint.pth", f"{CODE}:small", "0.3", "0.4").post_training_only is None
+
+
+def test_a_network_that_ends_in_softmax_is_not_trained_further(digits):
+    own = taken(digits, f"{CODE}:shares", mean="half")
+    assert own.post_training_only.startswith("it ends in softmax")
+    assert np.allclose(scores(own.module, digits.test).sum(1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", [float16, dynamic_int8])
+def test_a_tflite_of_rounded_weights_is_refused(form, trained, tmp_path):
+    (tmp_path / "rounded.tflite").write_bytes(form(convert(fold_batch_norm(trained), (16, 16, 1))))
+    with pytest.raises(UserError, match="weights that are quantized or sparse already; give the float model"):
+        open_source(Request(str(tmp_path / "rounded.tflite")))
+
+
+def test_what_own_code_prints_is_not_in_the_document(tmp_path, shared_store):
+    command = [
+        sys.executable, "-m", "dlmo", "compress", f"{CODE}:talking", "digits", "--recipe", "int8", "--mean", "half",
+        "--json",
+    ]  # fmt: skip
+    environment = {**os.environ, "DLMO_STORE": str(shared_store)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["results"] and "building" in done.stderr

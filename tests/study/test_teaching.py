@@ -257,3 +257,9 @@ def test_the_plan_counts_the_teacher_and_its_answers():
     assert _seconds(two, plan, seeds=2) == 360 + 2 * 2 * 150, "one teacher for both networks and all seeds"
     together = two | {"resnet56": _Cost(9.0, 0.0, ((None, None),), files=0, per_file=0.0)}
     assert _seconds(together, plan, seeds=1) == 2 * 150 + 360
+
+
+def test_standardized_scores_of_two_classes_are_refused(few):
+    two = replace(few.dataset, classes=few.dataset.classes[:2])
+    with pytest.raises(UserError, match="standardize=true teaches nothing on two classes"):
+        check_teaching(replace(few, dataset=two), parse(f"{STUDENT} > kd(resnet8, standardize=true) > float32"))

@@ -273,3 +273,17 @@ def test_a_network_that_counts_on_its_width_is_refused(images):
     original = CountsItself().eval()
     with pytest.raises(UserError, match="prune_channels: the network's code"):
         cut(original, original, Target(0.4, None, "magnitude", "layer", 1), images)
+
+
+def test_gradients_are_of_all_classes_where_images_are_sorted(images, monkeypatch):
+    many = Split(np.zeros((1200, 16, 16, 3), np.uint8), np.arange(1200) // 300, ("",) * 1200)
+    seen = []
+    loss = torch.nn.functional.cross_entropy
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "cross_entropy",
+        lambda logits, labels: seen.extend(labels.tolist()) or loss(logits, labels),
+    )
+    original = network("resnet8")
+    cut(original, original, Target(0.25, None, "taylor", "global", 8), many)
+    assert len(seen) == 512 and {seen.count(label) for label in range(4)} <= {127, 128, 129}

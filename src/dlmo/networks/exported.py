@@ -43,12 +43,24 @@ def read_exported(path: Path) -> ExportedNetwork:
         graph = for_any_layout(fx.symbolic_trace(program.module()))
     except Exception as error:  # whatever a malformed program leads the reader to
         raise UserError(f"{path} cannot be loaded: {(str(error).splitlines() or ['empty'])[0]}") from None
+    if any(_still_learns(node) for node in graph.graph.nodes):
+        raise UserError(f"{path} was exported while training; call .eval() on the network before torch.export")
     batch, channels, height, width = _input_shape(document, path)
     if batch not in (None, 1):
         raise UserError(f"{path} takes batches of {batch}; export it for one image, or for any number")
     if channels not in (1, 3) or height is None or width is None:
         raise UserError(f"{path} takes no images of 1 or 3 channels and a fixed size; export it for those")
     return ExportedNetwork(graph, batch, channels, (height, width))
+
+
+def _still_learns(node: fx.Node) -> bool:
+    """Whether it drops at random, or normalizes by the batch it is given."""
+    name = getattr(node.target, "__name__", "").partition(".")[0]
+    if name not in ("batch_norm", "dropout", "_native_batch_norm_legit", "native_dropout"):
+        return False
+    names = [argument.name for argument in node.target._schema.arguments]
+    given = dict(zip(names, node.args)) | dict(node.kwargs)
+    return any(given.get(flag) is True for flag in ("train", "training"))
 
 
 def _checked(archive: zipfile.ZipFile, path: Path) -> dict:

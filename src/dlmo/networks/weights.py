@@ -33,10 +33,12 @@ def read_weights(path: Path) -> Weights:
     except Exception as error:  # whatever a malformed file leads the reader to
         raise UserError(f"{path} is no file of weights: {(str(error).splitlines() or ['empty'])[0]}") from None
     while isinstance(content, Mapping):
+        # What stands beside a state dict, such as the best accuracy, may be a tensor too.
+        inner = next((content[key] for key in _NESTING if isinstance(content.get(key), Mapping)), None)
         tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
-        if tensors:
+        if inner is None and tensors:
             return tensors
-        content = next((content[key] for key in _NESTING if key in content), None)
+        content = inner
     raise UserError(f"{path} holds no state dict; save one with torch.save(network.state_dict(), ...)")
 
 

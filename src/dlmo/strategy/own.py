@@ -123,6 +123,10 @@ def open_source(request: Request) -> Source:
         probe = Probe(**child.call(probe_file, content, "auto", None))
     if (probe.input_dtype, probe.output_dtype) != ("float32", "float32"):
         raise UserError(f"--model {path} is quantized already; give the float model")
+    from dlmo.runtimes.litert import flatbuffer
+
+    if not flatbuffer.has_float_weights(content):
+        raise UserError(f"--model {path} has weights that are quantized or sparse already; give the float model")
     (height, width), channels = probe.size, probe.channels
     if channels not in (1, 3):
         raise UserError(f"--model {path} takes {height}x{width}x{channels}; it must take height x width x 1 or 3")
@@ -195,6 +199,8 @@ class _Module:
             self._graph, self._untrainable = network, "a .pt2 file holds operators, no layers that could be trained"
         else:
             self._graph, self._untrainable = _traced(network, sample, request.model)
+        if self._untrainable is None and _gives_probabilities(self._graph, sample):
+            self._untrainable = "it ends in softmax, and training needs what comes before it; return the logits"
 
     def behind(self, normalization: "Normalization") -> OwnNetwork:
         from dlmo.networks.normalization import normalized
@@ -205,11 +211,11 @@ class _Module:
 
     def accuracy(self, normalization: "Normalization", split: Split) -> float:
         from dlmo.training.device import best_device
-        from dlmo.training.loop import PREDICTED_AT_ONCE, predict
+        from dlmo.training.loop import predict
 
         device = best_device()
         module = self.behind(normalization).module.to(device.name)
-        answers = predict(module, split, device, self._source.batch or PREDICTED_AT_ONCE).argmax(1)
+        answers = predict(module, split, device, self._source.batch).argmax(1)
         module.to("cpu")
         return float((answers == split.labels).mean())
 
@@ -258,11 +264,27 @@ def _same(graph, network, sample):
     """The graph, if it computes what the network does; tracing takes one course where code has several."""
     import torch
 
-    images = torch.rand((2, *sample.shape[1:]), generator=torch.Generator().manual_seed(0))
+    images = _noise(sample)
     with torch.inference_mode():
         if not torch.allclose(graph.eval()(images), network.eval()(images), rtol=1e-3, atol=1e-4):
             raise ValueError("the traced network computes other scores")
     return graph
+
+
+def _gives_probabilities(graph, sample) -> bool:
+    """Whether the scores of an image are at least 0 and add up to 1."""
+    import torch
+
+    with torch.inference_mode():
+        scores = graph.eval()(_noise(sample))
+    return bool((scores >= 0).all()) and torch.allclose(scores.sum(1), torch.ones(len(scores)), atol=1e-4)
+
+
+def _noise(sample):
+    """Two images of the sample's size."""
+    import torch
+
+    return torch.rand((2, *sample.shape[1:]), generator=torch.Generator().manual_seed(0))
 
 
 def _first_line(error: Exception) -> str:

@@ -13,7 +13,7 @@ VERSIONS = {
     "train": 3,
     "import": 1,
     "technique": 3,
-    "cut": 2,
+    "cut": 3,
     "qat": 2,
     "float": 3,
     "artifact": 8,

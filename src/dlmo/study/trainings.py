@@ -107,6 +107,11 @@ def check_teaching(workspace: Workspace, recipe: Recipe) -> None:
     kd = recipe.kd
     if kd is None:
         return
+    if kd.settings.get("standardize") and len(workspace.dataset.classes) == 2:
+        raise UserError(
+            "kd: standardize=true teaches nothing on two classes, as two standardized scores are always the same pair; "
+            "leave it out"
+        )
     import torch
 
     from dlmo.study.teaching import check_maps

@@ -355,7 +355,8 @@ def _within(most: float, kept: Callable[[float], dict[str, int]], costs: _Costs,
 def _accumulate_gradients(network: nn.Module, images: Split) -> None:
     """Gradients of the loss over a few batches of the training images, in the parameters' `grad`."""
     network.eval()
-    for start in range(0, len(images), _GRADIENT_BATCH_SIZE)[:_GRADIENT_BATCHES]:
+    images = images.spread(_GRADIENT_BATCHES * _GRADIENT_BATCH_SIZE)  # they may be sorted by class
+    for start in range(0, len(images), _GRADIENT_BATCH_SIZE):
         batch = slice(start, start + _GRADIENT_BATCH_SIZE)
         logits = network(to_network_input(torch.from_numpy(images.images[batch])))
         F.cross_entropy(logits, torch.from_numpy(images.labels[batch])).backward()

@@ -14,15 +14,20 @@ import torch
 import torch.ao.quantization.fx._decomposed  # noqa: F401  registers torch.ops.quantized_decomposed
 import torch.nn.functional as F
 from torch import fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from dlmo.data.preprocessing import PIXEL_OFFSET, PIXEL_SCALE
+from dlmo.errors import UserError
 from dlmo.techniques.integer_form import integer_form
 from dlmo.techniques.technique import Technique
 
 _decomposed = torch.ops.quantized_decomposed
 _FUSED_ACTIVATIONS = (nn.ReLU, nn.ReLU6)
-_ELEMENTWISE = (operator.add, operator.mul, torch.add, torch.mul)
+_ELEMENTWISE = (operator.add, operator.sub, operator.mul, torch.add, torch.sub, torch.mul)
+_CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
+_CURVED, _CURVED_FUNCTIONS = (nn.LeakyReLU, nn.GELU), (F.leaky_relu, F.gelu)
+# Their kernels know one range each: 256 steps of 1/256 from 0, of 1/128 from -1.
+_FIXED_RANGES = {nn.Sigmoid: (0.0, 255 / 256), nn.Tanh: (-1.0, 127 / 128)}
 _RANGE_MOMENTUM = 0.05
 # The scale of a filter's weights, at least, as a share of its bias; see runtimes.litert.quantize.
 _LEAST_SCALE = 3e-4 / 127
@@ -58,17 +63,35 @@ class ActivationQuantizer(nn.Module):
             self.zero_point.fill_(round(-128 - low / float(self.scale)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.export is not None:
-            scale, zero_point = self.export
-            rounded = _decomposed.quantize_per_tensor.default(x, scale, zero_point, -128, 127, torch.int8)
-            return _decomposed.dequantize_per_tensor.default(rounded, scale, zero_point, -128, 127, torch.int8)
-        x = x.float()
-        if self.training and not self.fixed:
+        if self.training and not self.fixed and self.export is None:
             return torch.fused_moving_avg_obs_fake_quant(
-                x, self.observing, self.rounding, self.low, self.high, self.scale, self.zero_point,
+                x.float(), self.observing, self.rounding, self.low, self.high, self.scale, self.zero_point,
                 _RANGE_MOMENTUM, -128, 127, 0, False, False,
             )  # fmt: skip
-        return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, -128, 127)
+        return self.rounded(x)
+
+    def rounded(self, x: torch.Tensor) -> torch.Tensor:
+        """In the range as it is now."""
+        if self.export is None:
+            return torch.fake_quantize_per_tensor_affine(x.float(), self.scale, self.zero_point, -128, 127)
+        scale, zero_point = self.export
+        rounded = _decomposed.quantize_per_tensor.default(x, scale, zero_point, -128, 127, torch.int8)
+        return _decomposed.dequantize_per_tensor.default(rounded, scale, zero_point, -128, 127, torch.int8)
+
+
+class SameScale(nn.Module):
+    """Rounds as another quantizer, which sees the values later: what is put side by side must have the scale of the
+    whole, or the file computes something else."""
+
+    def __init__(self, whole: ActivationQuantizer) -> None:
+        super().__init__()
+        self._whole = [whole]  # not a part of this module: it stands in the graph itself
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        (whole,) = self._whole
+        if whole.export is None and torch.isinf(whole.low):  # the very first step
+            return x
+        return whole.rounded(x)
 
 
 class _WeightQuantizer:
@@ -129,7 +152,10 @@ def insert_fake_quantization(network: nn.Module) -> fx.GraphModule:
             limits = ((0 - PIXEL_OFFSET) / PIXEL_SCALE, (255 - PIXEL_OFFSET) / PIXEL_SCALE)
             _insert_after(graph, node, ActivationQuantizer(limits))
         elif _is_int8_boundary(node, modules):
-            _insert_after(graph, node, ActivationQuantizer())
+            _insert_after(graph, node, ActivationQuantizer(_FIXED_RANGES.get(type(modules.get(node.target)))))
+    for node in list(graph.graph.nodes):
+        if node.op == "call_function" and node.target in _CONCATENATIONS:
+            _give_one_scale(graph, node)
     graph.graph.lint()
     graph.recompile()
     return graph
@@ -160,6 +186,14 @@ def fold_batch_norm(network: nn.Module) -> fx.GraphModule:
         if isinstance(module, nn.Dropout):
             node.replace_all_uses_with(node.args[0])
             graph.graph.erase_node(node)
+        elif isinstance(module, nn.BatchNorm1d):
+            source = node.args[0]
+            before = modules.get(source.target) if source.op == "call_module" else None
+            if isinstance(before, nn.Linear) and len(source.users) == 1 and calls[source.target] == 1:
+                modules[source.target] = fuse_linear_bn_eval(before, module)
+                _replace(graph, source.target, modules[source.target])
+                node.replace_all_uses_with(source)
+                graph.graph.erase_node(node)
         elif isinstance(module, nn.BatchNorm2d):
             source = node.args[0]
             before = modules.get(source.target) if source.op == "call_module" else None
@@ -192,21 +226,22 @@ def _quantized_conv(conv: nn.Conv2d) -> QuantizedConv2d:
         conv.bias is not None, conv.padding_mode,
     )  # fmt: skip
     layer.load_state_dict(conv.state_dict())
+    layer.weight.requires_grad_(conv.weight.requires_grad)
     return layer
 
 
 def _is_int8_boundary(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     """Whether TensorFlow Lite has an int8 tensor of its own behind this node."""
     module = modules.get(node.target) if node.op == "call_module" else None
-    computes = isinstance(module, (QuantizedConv2d, QuantizedLinear, nn.AdaptiveAvgPool2d, *_FUSED_ACTIVATIONS)) or (
-        node.op == "call_function" and node.target in _ELEMENTWISE
-    )
-    if not computes:
+    function = node.target if node.op == "call_function" else None
+    if isinstance(module, (*_FUSED_ACTIVATIONS, *_CURVED, *_FIXED_RANGES)) or function in _CURVED_FUNCTIONS:
+        return True
+    layers = (QuantizedConv2d, QuantizedLinear, nn.AdaptiveAvgPool2d)
+    if not isinstance(module, layers) and function not in _ELEMENTWISE:
         return False
     users = list(node.users)
     fused = (
-        not isinstance(module, _FUSED_ACTIVATIONS)
-        and len(users) == 1
+        len(users) == 1
         and users[0].op == "call_module"
         and isinstance(modules.get(users[0].target), _FUSED_ACTIVATIONS)
     )
@@ -219,6 +254,30 @@ def _insert_after(graph: fx.GraphModule, node: fx.Node, quantizer: ActivationQua
     with graph.graph.inserting_after(node):
         inserted = graph.graph.call_module(name, (node,))
     node.replace_all_uses_with(inserted, delete_user_cb=lambda user: user is not inserted)
+
+
+def _give_one_scale(graph: fx.GraphModule, node: fx.Node) -> None:
+    """Round what a concatenation joins, and what comes out, by one quantizer."""
+    whole = ActivationQuantizer()
+    _insert_after(graph, node, whole)
+    for source in dict.fromkeys(node.args[0] if node.args else node.kwargs["tensors"]):
+        quantizer = graph.get_submodule(source.target) if source.op == "call_module" else None
+        inner = source
+        if isinstance(quantizer, ActivationQuantizer):
+            if quantizer.fixed:  # a second scale behind it is lost in conversion
+                raise UserError(
+                    "qat: the network puts the input, or what Sigmoid or Tanh give, beside other maps (torch.cat), "
+                    "which have another scale in integers; leave qat out"
+                )
+            inner = source.args[0] if len(source.users) == 1 else source  # one rounding instead of two
+        name = f"same_scale_{node.name}_{source.name}"
+        graph.add_module(name, SameScale(whole))
+        with graph.graph.inserting_before(node):
+            rounded = graph.graph.call_module(name, (inner,))
+        node.replace_input_with(source, rounded)
+        if inner is not source:
+            graph.graph.erase_node(source)
+            graph.delete_submodule(source.target)
 
 
 def _replace(root: nn.Module, name: str, module: nn.Module) -> None:

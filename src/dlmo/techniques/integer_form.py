@@ -33,7 +33,18 @@ class HardsigmoidInSteps(nn.Module):
         return self.clip(x + 3) * (1 / 6)
 
 
-_IN_STEPS = {nn.Hardswish: HardswishInSteps, nn.Hardsigmoid: HardsigmoidInSteps}
+class SiluInSteps(nn.Module):
+    """x * sigmoid(x), each with its own integers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Sigmoid()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.gate(x)
+
+
+_IN_STEPS = {nn.Hardswish: HardswishInSteps, nn.Hardsigmoid: HardsigmoidInSteps, nn.SiLU: SiluInSteps}
 
 
 def needs_integer_form(network: nn.Module) -> bool:

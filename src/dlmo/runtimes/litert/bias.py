@@ -63,9 +63,11 @@ def _shift(weights: np.ndarray, mean: np.ndarray, depthwise: bool) -> np.ndarray
     if depthwise:  # 1 x H x W x outputs, of which as many in a row as an input has
         kernels = weights.reshape(-1, weights.shape[-1]).T
         means = np.repeat(mean, len(kernels) // len(mean))[:, None]
-    else:  # outputs x ... x inputs
+    else:  # outputs x ... x inputs, those of the output's group alone
         kernels = weights.reshape(len(weights), -1)
-        means = np.tile(mean, kernels.shape[1] // len(mean))
+        by_group = mean.reshape(-1, weights.shape[-1])
+        groups = np.repeat(by_group, len(weights) // len(by_group), axis=0)
+        means = np.tile(groups, kernels.shape[1] // weights.shape[-1])
     step = np.abs(kernels).max(1, keepdims=True) / _LARGEST
     step[step == 0] = 1
     return ((np.round(kernels / step) * step - kernels) * means).sum(1)
@@ -78,8 +80,8 @@ def _mean_inputs(content: bytes, images: np.ndarray, tensors: list[int]) -> dict
         interpreter.allocate_tensors()
     source = interpreter.get_input_details()[0]["index"]
     sums = dict.fromkeys(tensors, 0.0)
-    for image in to_float(images):
-        interpreter.set_tensor(source, image[None])
+    for image in images:
+        interpreter.set_tensor(source, to_float(image[None]))
         interpreter.invoke()
         for tensor in sums:
             values = interpreter.get_tensor(tensor)

@@ -84,6 +84,18 @@ def constant(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray | None:
     return np.frombuffer(bytes(data), dtype).reshape(tensor.shape)
 
 
+def has_float_weights(content: bytes) -> bool:
+    """Whether every layer's weights are float32 constants: none in int8, float16 or sparse form."""
+    model = read(content)
+    graph = model.subgraphs[0]
+    weights = [
+        graph.tensors[int(operator.inputs[1])]
+        for operator in graph.operators
+        if operator_name(model, operator) in WEIGHTED
+    ]
+    return all(tensor.type == schema.TensorType.FLOAT32 and constant(model, tensor) is not None for tensor in weights)
+
+
 def shorten_names(content: bytes) -> bytes:
     """Give inner tensors short names and drop what the converter noted for itself; outputs stay bit-identical.
 

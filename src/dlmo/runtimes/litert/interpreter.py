@@ -231,9 +231,21 @@ def predict(
         runner = open_file(content)
         largest = max(1, _PIECE_BYTES // max(1, images[0].size * np.dtype(runner.input["dtype"]).itemsize))
         pieces = [images[chunk] for chunk in np.array_split(part, len(part) // largest + 1)]
-        return np.concatenate([runner.run(runner.prepare(piece, normalization), ran) for piece in pieces])
+        return np.concatenate([runner.run(runner.prepare(piece, normalization), told) for piece in pieces])
+
+    stop = threading.Event()
+
+    def told(images: int) -> None:
+        if stop.is_set():
+            raise InterruptedError
+        if ran is not None:
+            ran(images)
 
     if workers == 1:
         return run(parts[0])
     with ThreadPoolExecutor(workers) as pool:
-        return np.concatenate(list(pool.map(run, parts)))
+        try:
+            return np.concatenate(list(pool.map(run, parts)))
+        except BaseException:  # Ctrl-C reaches this thread alone, and leaving waits for the others
+            stop.set()
+            raise

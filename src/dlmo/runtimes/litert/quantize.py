@@ -4,7 +4,8 @@ Works on the file as the converter wrote it (it finds tensors by name); names ar
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -119,6 +120,20 @@ def _with_no_filter_empty(content: bytes) -> bytes:
     return flatbuffer.write(model) if len(model.buffers) > buffers else content
 
 
+@dataclass(frozen=True)
+class _Samples(Sequence):
+    """What the quantizer calibrates on: each image as the network's input, made when it is asked for."""
+
+    name: str
+    images: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return {self.name: to_float(self.images[index][None])}
+
+
 def _ranges(
     content: bytes, recipe: recipe_manager.RecipeManager, images: np.ndarray, range_rule: RangeRule | None
 ) -> dict:
@@ -126,8 +141,7 @@ def _ranges(
     calibration = calibrator.Calibrator(content, num_threads=1, qsv_update_func=qsv_utils.min_max_update)
     signature, names = next(iter(calibration._tfl_interpreter.get_signature_list().items()))
     name = names["inputs"][0]
-    samples = [{name: sample[None]} for sample in to_float(images)]
-    calibration.calibrate({signature: samples}, recipe)
+    calibration.calibrate({signature: _Samples(name, images)}, recipe)
     ranges = calibration.get_model_qsvs()
     if range_rule is not None:
         for tensor, values in sampled_values(content, images, list(ranges)).items():

@@ -54,8 +54,8 @@ def sampled_values(content: bytes, images: np.ndarray, names: list[str]) -> dict
     wanted = [name for name in names if name in indices]
     seen: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
     generator = np.random.default_rng(0)
-    for image in to_float(images):
-        interpreter.set_tensor(source, image[None])
+    for image in images:
+        interpreter.set_tensor(source, to_float(image[None]))
         interpreter.invoke()
         for name in wanted:
             values = interpreter.get_tensor(indices[name]).reshape(-1)

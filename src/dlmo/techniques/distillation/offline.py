@@ -11,7 +11,7 @@ from dlmo.techniques.fake_quantization import fold_batch_norm
 from dlmo.techniques.technique import Batch, Technique
 from dlmo.training.augmentation import augment, numbers_of_view
 from dlmo.training.device import Device
-from dlmo.training.loop import to_network_input
+from dlmo.training.loop import predicted_at_once, to_network_input
 from dlmo.training.schedule import Augmentation
 
 _BATCH = 512
@@ -152,8 +152,9 @@ def answers_to_view(
     values, on the CPU."""
     numbers = numbers_of_view(len(images), view)
     pieces = []
-    for start in range(0, len(images), _BATCH):
-        part = slice(start, start + _BATCH)
+    batch = predicted_at_once(images.images.shape[1:], _BATCH)
+    for start in range(0, len(images), batch):
+        part = slice(start, start + batch)
         pixels = augment(torch.from_numpy(images.images[part]).to(device.name), augmentation, numbers[part])
         pieces.append(ask(to_network_input(pixels)).half().cpu())
     return torch.cat(pieces)

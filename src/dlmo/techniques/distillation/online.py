@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from dlmo.techniques.technique import Batch, Technique
-from dlmo.training.device import Device
+from dlmo.training.device import Device, memory_format
 
 
 class MutualLearning(Technique):
@@ -17,7 +17,7 @@ class MutualLearning(Technique):
 
     def __init__(self, loss, labels: float, weight: float, peer: nn.Module, device: Device) -> None:
         self._loss, self._labels, self._weight = loss, labels, weight
-        self.peer = peer.to(memory_format=torch.channels_last)
+        self.peer = peer.to(memory_format=memory_format(peer, device))
         self._device = device
 
     def extra(self) -> nn.Module:
