@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from dlmo import networks
 from dlmo.training import checkpoint, loop
@@ -140,3 +141,20 @@ def test_grey_images_take_the_networks_layout(digits):
     images = small(digits.train, 64)
     loop.train(network, images, images, Schedule(1, 32, 0.01, 0.1), PLAIN, CPU, seed=0)
     assert all(each.is_contiguous() for each in seen[:2]), "the two training steps"
+
+
+def test_layers_that_share_a_weight_are_saved(tmp_path):
+    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    network[1].weight = network[0].weight
+    checkpoint.save_weights(tmp_path / "w.safetensors", network, {})
+    tensors, _ = checkpoint.load(tmp_path / "w.safetensors")
+    assert torch.equal(tensors["1.weight"], network[0].weight) and torch.equal(tensors["0.weight"], network[0].weight)
+
+
+def test_a_disk_that_is_full_is_an_error_of_the_system(tmp_path):
+    with pytest.raises(OSError, match="cannot write"):
+        checkpoint.save(tmp_path / "no folder" / "w.safetensors", {"w": torch.zeros(1)}, {})
+
+
+def test_fewer_large_images_are_predicted_at_once():
+    assert [loop.predicted_at_once((side, side, 3)) for side in (32, 128, 512, 1024, 4096)] == [256, 256, 16, 4, 1]

@@ -87,6 +87,7 @@ class Store:
             work = self.unfinished(stage, key)
             work.mkdir(exist_ok=True)
             make(work)
+            _flush(work)
             target = self.root / stage / key
             target.parent.mkdir(exist_ok=True)
             os.replace(work, target)
@@ -105,3 +106,11 @@ class Store:
             # Waits for another process that makes the same stage; released when closed, also by a kill.
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _flush(folder: Path) -> None:
+    """Bring a folder's files to the disk: after a power loss a finished stage must not hold empty ones."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())

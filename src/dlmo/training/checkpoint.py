@@ -10,12 +10,27 @@ from torch import nn
 
 def save(path: Path, tensors: dict[str, torch.Tensor], facts: dict) -> None:
     """Write tensors and a JSON-serializable record; a killed process leaves the old file or the new one."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     temporary = path.with_suffix(".part")
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(contiguous, temporary, {"dlmo": json.dumps(facts)})
+    try:
+        save_file(_each_its_own(contiguous), temporary, {"dlmo": json.dumps(facts)})
+    except SafetensorError as error:  # what the system refused, such as a full disk, comes as this too
+        raise OSError(f"cannot write {temporary}: {error}") from None
     os.replace(temporary, path)
+
+
+def _each_its_own(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The format knows no tensors that share memory, as layers with tied weights do."""
+    seen: set[int] = set()
+    own = {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        own[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return own
 
 
 def load(path: Path) -> tuple[dict[str, torch.Tensor], dict]:

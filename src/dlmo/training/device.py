@@ -1,6 +1,7 @@
 """Where and in which number format to train."""
 
 import ctypes
+import platform
 import sys
 from dataclasses import dataclass
 
@@ -25,7 +26,17 @@ def best_device() -> Device:
     """CUDA when present; bfloat16 where the hardware multiplies it (elsewhere it is emulated and slower)."""
     if torch.cuda.is_available():
         return Device("cuda", torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None)
-    return Device("cpu", torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else None)
+    return Device("cpu", torch.bfloat16 if _multiplies_bfloat16() else None)
+
+
+def _multiplies_bfloat16() -> bool:
+    """Whether this processor has instructions for it, and torch was built with the kernels that use them."""
+    if not torch.backends.mkldnn.is_available():  # such as on macOS
+        return False
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        # oneDNN itself says yes to any AVX-512, and then emulates it.
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def memory_format(network: nn.Module, device: Device) -> torch.memory_format:

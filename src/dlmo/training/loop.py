@@ -25,8 +25,8 @@ from dlmo.training.small_maps import quick_on_small_maps
 
 # A checkpoint at the end of an epoch when the last one is older than this (seconds).
 _CHECKPOINT_SECONDS = 20.0
-# Images in a batch that is only predicted.
-PREDICTED_AT_ONCE = 256
+# In a batch that is only predicted: so many images, and of large ones so many pixels.
+_PREDICTED_IMAGES, _PREDICTED_PIXELS = 256, 2**22
 # The curve is drawn on so many validation images, evenly spaced; its last point on all of them.
 _CURVE_IMAGES = 1000
 
@@ -152,9 +152,15 @@ def to_network_input(images: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
     return F.interpolate(batch, size, mode="bilinear", antialias=True).contiguous(memory_format=torch.channels_last)
 
 
-def predict(network: nn.Module, split: Split, device: Device, batch_size: int = PREDICTED_AT_ONCE) -> np.ndarray:
+def predicted_at_once(image_shape: tuple[int, int, int], images: int = _PREDICTED_IMAGES) -> int:
+    """How many images to predict at once, at most `images`: large ones take too much memory. image_shape: H x W x C."""
+    return max(1, min(images, _PREDICTED_PIXELS // (image_shape[0] * image_shape[1])))
+
+
+def predict(network: nn.Module, split: Split, device: Device, batch_size: int | None = None) -> np.ndarray:
     """Logits of a split, float32 N x classes, in evaluation mode and float32 arithmetic."""
     network.eval()
+    batch_size = batch_size or predicted_at_once(split.images.shape[1:])
     pieces = []
     with torch.inference_mode():
         for start in range(0, len(split), batch_size):
