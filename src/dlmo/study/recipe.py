@@ -70,7 +70,9 @@ class Kd(Step):
     teacher: str = "resnet56"
     loss: str = "kd"
     temperature: float | None = Field(None, ge=0.5, le=20, json_schema_extra={"search": [1, 8]})
-    weight: float | None = Field(None, ge=0, le=100_000, json_schema_extra={"search": [0.1, 10]})
+    weight: float | None = Field(
+        None, ge=0, le=100_000, json_schema_extra={"search": [0.25, 4], "times": "the loss's published weight"}
+    )
     labels: float | None = Field(None, ge=0, le=10, json_schema_extra={"search": [0.1, 1]})
     alpha: float | None = Field(None, ge=0, le=100, json_schema_extra={"search": [0.1, 2]})
     beta: float | None = Field(None, ge=0, le=100, json_schema_extra={"search": [1, 10]})
