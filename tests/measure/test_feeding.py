@@ -96,6 +96,11 @@ def test_labels_from_option_folder_metadata_and_data_set(tmp_path):
         choose_labels(FeedOptions(labels=tmp_path / "none.txt"), model, None, classes)
 
 
+def test_a_class_folder_may_end_in_a_space():
+    order = output_of_class(Path("m.tflite"), 2, ("dog", "cat"), "labels.txt", "photos", ("cat ", "dog"))
+    assert order.tolist() == [1, 0]
+
+
 def test_outputs_and_labels_must_fit():
     with pytest.raises(UserError, match="background class"):
         output_of_class(MODEL, 3, ("a", "b"), "the data set", "photos", ("a", "b"))

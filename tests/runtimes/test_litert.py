@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from ai_edge_litert.tools import flatbuffer_utils
 from torch import nn
 
@@ -155,10 +156,45 @@ def test_other_activations_are_trained_for_integers_too(activation, images):
     assert np.abs(predict(content, images) - torch_scores(graph, images)).max() / step < 3
 
 
-def test_a_fixed_scale_beside_another_is_refused():
-    network = modular(Joined(nn.Sigmoid()).eval(), torch.zeros(1, 3, 16, 16))
-    with pytest.raises(UserError, match="beside other maps .*; leave qat out"):
-        insert_fake_quantization(network)
+class Dense(nn.Module):
+    """A map goes on and is put beside what comes of it; so is the whole of both, and a pooled one."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
+        self.layers = nn.ModuleList(nn.Conv2d(8 * n, 8, 3, padding=1) for n in (1, 2))
+        self.pool, self.head = nn.MaxPool2d(2), nn.Linear(48, 10)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for layer in self.layers:
+            x = torch.cat([torch.relu(layer(x)), x], 1)
+        x = torch.cat([self.pool(x), F.avg_pool2d(x, 2)], 1)
+        return self.head(x.mean((2, 3)))
+
+
+def test_maps_side_by_side_have_one_scale(images):
+    torch.manual_seed(0)
+    network, batch = Dense().eval(), torch.from_numpy(to_float(images)).permute(0, 3, 1, 2)
+    graph = insert_fake_quantization(modular(network, batch[:1])).train()
+    for _ in range(50):
+        graph(batch)
+    content = convert(exportable(graph.eval()), SHAPE, quantized=True)
+    assert flatbuffer.facts(content).float_operators == ()
+    step = Runner(content).output["quantization"][0]
+    assert np.abs(predict(content, images) - torch_scores(graph, images)).max() / step < 4
+
+
+class Twice(nn.Module):
+    def forward(self, x):
+        a = torch.relu(x + 1)
+        return torch.cat([torch.cat([a, x - 1], 1), torch.cat([a, x - 2], 1)], 1).mean((2, 3))
+
+
+@pytest.mark.parametrize("network", [Joined(nn.Sigmoid()), Twice()])
+def test_scales_that_cannot_be_one_are_refused(network):
+    with pytest.raises(UserError, match="beside others .*; leave qat out"):
+        insert_fake_quantization(modular(network.eval(), torch.zeros(1, 3, 16, 16)))
 
 
 @pytest.fixture(scope="module")

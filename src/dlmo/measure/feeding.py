@@ -112,6 +112,7 @@ def output_of_class(
 
     Raises UserError where labels and outputs, or labels and classes do not fit.
     """
+    classes = tuple(name.strip() for name in classes)  # as labels are read: a folder's name may end in a space
     if len(labels) != outputs:
         where = f"{dataset} has" if source == "the data set" else f"{source} lists"
         hint = "; --labels FILE names the outputs, one a line" + (

@@ -87,6 +87,9 @@ class SameScale(nn.Module):
         super().__init__()
         self._whole = [whole]  # not a part of this module: it stands in the graph itself
 
+    def follow(self, whole: ActivationQuantizer, instead_of: ActivationQuantizer) -> None:
+        self._whole = [whole if self._whole[0] is instead_of else self._whole[0]]
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         (whole,) = self._whole
         if whole.export is None and torch.isinf(whole.low):  # the very first step
@@ -257,27 +260,29 @@ def _insert_after(graph: fx.GraphModule, node: fx.Node, quantizer: ActivationQua
 
 
 def _give_one_scale(graph: fx.GraphModule, node: fx.Node) -> None:
-    """Round what a concatenation joins, and what comes out, by one quantizer."""
+    """Round what a concatenation joins, and what comes out, by one quantizer.
+
+    Raises UserError where that cannot be: a second rounding behind the first is lost in conversion.
+    """
     whole = ActivationQuantizer()
     _insert_after(graph, node, whole)
     for source in dict.fromkeys(node.args[0] if node.args else node.kwargs["tensors"]):
-        quantizer = graph.get_submodule(source.target) if source.op == "call_module" else None
-        inner = source
-        if isinstance(quantizer, ActivationQuantizer):
-            if quantizer.fixed:  # a second scale behind it is lost in conversion
-                raise UserError(
-                    "qat: the network puts the input, or what Sigmoid or Tanh give, beside other maps (torch.cat), "
-                    "which have another scale in integers; leave qat out"
-                )
-            inner = source.args[0] if len(source.users) == 1 else source  # one rounding instead of two
-        name = f"same_scale_{node.name}_{source.name}"
-        graph.add_module(name, SameScale(whole))
-        with graph.graph.inserting_before(node):
-            rounded = graph.graph.call_module(name, (inner,))
-        node.replace_input_with(source, rounded)
-        if inner is not source:
-            graph.graph.erase_node(source)
-            graph.delete_submodule(source.target)
+        module = graph.get_submodule(source.target) if source.op == "call_module" else None
+        if isinstance(module, SameScale) or (isinstance(module, ActivationQuantizer) and module.fixed):
+            raise UserError(
+                "qat: the network puts the input, what Sigmoid or Tanh give, or one map twice beside others "
+                "(torch.cat), which have other scales in integers; leave qat out"
+            )
+        if isinstance(module, ActivationQuantizer):
+            for other in graph.modules():
+                if isinstance(other, SameScale):
+                    other.follow(whole, instead_of=module)
+            _replace(graph, source.target, SameScale(whole))
+        else:
+            name = f"same_scale_{node.name}_{source.name}"
+            graph.add_module(name, SameScale(whole))
+            with graph.graph.inserting_before(node):
+                node.replace_input_with(source, graph.graph.call_module(name, (source,)))
 
 
 def _replace(root: nn.Module, name: str, module: nn.Module) -> None:

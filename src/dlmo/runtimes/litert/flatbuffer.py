@@ -85,15 +85,14 @@ def constant(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray | None:
 
 
 def has_float_weights(content: bytes) -> bool:
-    """Whether every layer's weights are float32 constants: none in int8, float16 or sparse form."""
+    """Whether no layer's weights are in int8, float16 or sparse form."""
     model = read(content)
     graph = model.subgraphs[0]
-    weights = [
-        graph.tensors[int(operator.inputs[1])]
-        for operator in graph.operators
-        if operator_name(model, operator) in WEIGHTED
-    ]
-    return all(tensor.type == schema.TensorType.FLOAT32 and constant(model, tensor) is not None for tensor in weights)
+    names = [operator_name(model, operator) for operator in graph.operators]
+    weights = [graph.tensors[int(o.inputs[1])] for name, o in zip(names, graph.operators) if name in WEIGHTED]
+    return not {"DEQUANTIZE", "DENSIFY"} & set(names) and all(
+        tensor.type == schema.TensorType.FLOAT32 and tensor.sparsity is None for tensor in weights
+    )
 
 
 def shorten_names(content: bytes) -> bytes:

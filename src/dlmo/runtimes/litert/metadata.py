@@ -75,9 +75,9 @@ def _labels(content: bytes, names: list[str]) -> tuple[str, ...] | None:
 
 
 def label_lines(text: bytes) -> tuple[str, ...]:
-    """One label a line, with its spaces, as a folder's name may end in one; blank lines at the end do not count."""
-    lines = text.decode("utf-8-sig", errors="replace").splitlines()
-    while lines and not lines[-1].strip():
+    """One label a line; blank lines at the end do not count."""
+    lines = [line.strip() for line in text.decode("utf-8-sig", errors="replace").splitlines()]
+    while lines and not lines[-1]:
         lines.pop()
     return tuple(lines)
 
