@@ -53,7 +53,8 @@ def main() -> None:
     weights = class_weights_for(data)
     workspace = Workspace(data, open_store(), augmentation_for(data), weights, "auto", TerminalProgress())
     plan = schedules(len(data.train), min(data.input_shape[:2]), arguments.epochs)
-    images, labels = data.test.images[: arguments.images], data.test.labels[: arguments.images]
+    part = data.test.spread(arguments.images)
+    images, labels = part.images, part.labels
     print(f"{data.name}: {len(data.train):,} training images, {arguments.epochs} epochs, {len(images):,} test images")
     print("network                  KB  agree %  (ref.)  LiteRT %  TFLM %  head KB  persistent KB     ms")
     for name in arguments.network or NETWORKS:

@@ -18,7 +18,7 @@ ARGUMENTS = ["optimize", "digits", "--service", "low", "--network", "resnet8@0.5
 
 
 def dlmo(*arguments, store, check=True, timeout=600):
-    environment = {**os.environ, "DLMO_STORE": str(store)}
+    environment = {**os.environ, "DLMO_STORE": str(store), "COLUMNS": "80"}
     done = subprocess.run(
         [sys.executable, "-m", "dlmo", *map(str, arguments)],
         capture_output=True, text=True, env=environment, timeout=timeout,
@@ -78,7 +78,7 @@ def test_the_folder_holds_the_contract(run, document):
     assert [row["recipe"] for row in rows] == [r["recipe"] for r in document["results"]]
     assert float(rows[0]["accuracy"]) == document["results"][0]["accuracy"]
     assert "Layer by layer" in (out / "report.html").read_text()
-    assert "<svg" in (out / "report.html").read_text() or "vega" in (out / "report.html").read_text()
+    assert '"$schema":"https://vega.github.io/schema' in (out / "report.html").read_text().replace(": ", ":")
 
 
 def test_golden_outputs_are_what_the_model_computes(run):
@@ -103,7 +103,7 @@ def test_the_low_choice_is_the_smallest_within_a_point(document):
 def test_the_table_is_printed_in_80_columns(run):
     text = run[1].stdout
     assert "PRN+FIQ" in text and "359" in text
-    assert max(map(len, text.splitlines())) <= 80 or os.environ.get("COLUMNS")
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_evaluate_reproduces_the_table(run, document):
@@ -237,5 +237,5 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(tmp_path):
 
 
 def test_nothing_is_written_outside_the_named_folders(run):
-    assert {path.name for path in Path(run[0]).parent.iterdir()} >= {"out", "store"}
+    assert {path.name for path in Path(run[0]).parent.iterdir()} <= {"out", "store", "second"}
     assert not list(run[0].rglob("*.part"))

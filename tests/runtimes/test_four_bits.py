@@ -77,3 +77,25 @@ def test_layers_in_float_stay_in_the_one_partition(content, random_images):
     assert Runner(made).delegation() == (1, 1.0)
     assert flatbuffer.facts(made).float_operators == ("CONV_2D 1x16x16x32",)
     assert np.dtype(Runner(made).input["dtype"]) == np.int8
+
+
+def test_layers_that_share_their_weights_become_dense_together(random_images):
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(16, 16, 1, bias=False), nn.Conv2d(16, 16, 1, bias=False)
+    second.weight = first.weight
+    stem, images = nn.Conv2d(1, 16, 3, padding=1), random_images(16)
+    network = nn.Sequential(stem, nn.ReLU(), first, nn.ReLU(), second, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    content = shared(convert(network.eval(), SHAPE))
+    made = static_int8(content, images, exceptions=dict.fromkeys(layers_of(content), "int4"))
+    assert flatbuffer.facts(made).operators["FULLY_CONNECTED"] == 2
+    before = predict(content, images)
+    assert np.abs(predict(made, images) - before).max() < 0.3 * np.abs(before).max()
+
+
+def shared(content):
+    """The same file, where two operators read one tensor of weights, as its authors may have tied them."""
+    model = flatbuffer.read(content)
+    pointwise = [operator for operator in model.subgraphs[0].operators if takes_four_bits(model, operator)]
+    assert len(pointwise) == 2
+    pointwise[1].inputs[1] = pointwise[0].inputs[1]
+    return flatbuffer.write(model)

@@ -1,12 +1,16 @@
 """Tasks of recipes, and what becomes of the rest when one fails, in this process."""
 
+import functools
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from dlmo.errors import UserError
+from dlmo.measure.targets import CannotRun
+from dlmo.measure.targets.host import Host
 from dlmo.progress import SilentProgress
+from dlmo.strategy.evidence import gather
 from dlmo.strategy.plan import schedules
 from dlmo.study.graph import Task, file_task, make_here, tasks_of
 from dlmo.study.recipe import parse
@@ -103,3 +107,34 @@ def test_a_failing_recipe_is_told_and_the_others_have_results(few):
     assert run_recipes(few, recipes, {NETWORK: BROKEN}, (0,), 1, needed=recipes[1])[1] == failures
     with pytest.raises(UserError, match=r"> qat > int8: ZeroDivisionError: integer division"):
         run_recipes(few, recipes[1:2], {NETWORK: BROKEN}, (0,), 1)
+
+
+def test_a_file_that_a_target_refuses_is_told_and_the_others_have_results(few, monkeypatch):
+    measure = Host.measure
+
+    def picky(self, contents, *arguments):
+        found = measure(self, contents, *arguments)
+        return [CannotRun("no such kernel") if entry is contents[1] else costs for entry, costs in zip(contents, found)]
+
+    recipes = [parse(f"{NETWORK} > {text}") for text in ("float32", "float16", "int8")]
+    both = replace(few, more_targets={"board": Host()})
+    everything = run_recipes(both, recipes, {NETWORK: PLAN}, (0,), 1)[0]
+    monkeypatch.setattr(Host, "measure", picky)
+    outcomes, failures, _ = run_recipes(few, recipes, {NETWORK: PLAN}, (0,), 1)
+    assert [outcome.result.recipe for outcome in outcomes] == [str(recipes[0]), str(recipes[2])]
+    assert [(failure.recipe, failure.error) for failure in failures] == [(str(recipes[1]), "no such kernel")]
+    assert [o.result.accuracy for o in outcomes] == [everything[0].result.accuracy, everything[2].result.accuracy]
+    with pytest.raises(UserError, match="no such kernel"):
+        run_recipes(few, recipes, {NETWORK: PLAN}, (0,), 1, needed=recipes[1])
+    assert [entry.recipe for entry in gather(few, recipes, 1)] == [recipes[0], recipes[2]]
+
+    monkeypatch.setattr(few.target, "measure", functools.partial(measure, few.target), raising=False)
+    outcomes, failures, _ = run_recipes(both, recipes, {NETWORK: PLAN}, (0,), 1)
+    there = outcomes[1].result.elsewhere["board"]
+    assert not failures and there.latency_ms is None and there.doubts == ("no such kernel",)
+
+
+def test_trainings_that_differ_by_the_precision_alone_have_a_curve_each(few):
+    recipes = [parse(f"{NETWORK} > prune_channels(size=20KB) > {text}") for text in ("float32", "int8", "float16")]
+    _, failures, curves = run_recipes(few, recipes, {NETWORK: PLAN}, (0,), 1)
+    assert not failures and len(curves) == 3

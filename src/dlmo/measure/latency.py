@@ -40,25 +40,38 @@ def measure_latency(
     progress: Callable[[float], None] | None = None,
     *,
     open_file: Callable[[bytes, int], Runner],
+    after_turn: Callable[[], None] | None = None,
 ) -> list[Latency]:
     """Time every file, `threads` threads each, in turns: a slow moment of the machine hits all of them alike.
 
     The input is a fixed random image in the model's own type; setting and reading tensors is not counted.
+    progress: told the share done, 0 to 1, after every file of every turn. after_turn: called when all had theirs.
     """
-    runners = [open_file(content, threads) for content in contents]
-    per_turn = []
+    runners, per_turn, pieces = [], [], 0
+
+    def one_more() -> None:
+        nonlocal pieces
+        pieces += 1
+        if progress is not None:
+            progress(pieces / ((2 + _ROUNDS) * len(contents)))
+
+    for content in contents:
+        runners.append(open_file(content, threads))
+        one_more()
     for runner in runners:
         image = np.random.default_rng(0).integers(0, 256, (runner.batch, *runner.input_shape), np.uint8)
         runner.interpreter.set_tensor(runner.input["index"], runner.prepare(image))
         elapsed = _time_runs(runner, _WARM_UP_RUNS)
         per_turn.append(int(np.clip(_SECONDS_PER_TURN * 1e9 / np.median(elapsed), *_RUNS_PER_TURN)))
+        one_more()
     times: list[list[np.ndarray]] = [[] for _ in runners]
-    for turn in range(_ROUNDS):
+    for _ in range(_ROUNDS):
         for index, runner in enumerate(runners):
             _time_runs(runner, 2)  # the turn before left its own weights in the caches
             times[index].append(_time_runs(runner, per_turn[index]))
-        if progress is not None:
-            progress((turn + 1) / _ROUNDS)
+            one_more()
+        if after_turn is not None:
+            after_turn()
     merged = [np.concatenate(parts) / 1e6 for parts in times]
     return [
         Latency(float(np.median(values)), float(np.percentile(values, 90)), len(values), threads) for values in merged

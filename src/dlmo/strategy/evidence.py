@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from dlmo.errors import DeviceError
+from dlmo.errors import DeviceError, UserError
+from dlmo.measure.targets import CannotRun
 from dlmo.strategy.budget import Budget, cost_excess, cost_shortfalls
 from dlmo.study.recipe import Recipe
 from dlmo.study.shape import SIZE_ERROR, untrained_file
@@ -25,17 +26,22 @@ class Evidence:
 
 
 def gather(workspace: Workspace, recipes: Sequence[Recipe], threads: int) -> list[Evidence]:
-    """Convert the recipes' networks as they are before training, and measure the files."""
+    """Convert the recipes' networks as they are before training, and measure the files. Those that the target refuses
+    are left out; raises UserError where it refuses all."""
     with workspace.progress.stage(f"make {len(recipes)} files of untrained networks") as update:
         contents = []
         for recipe in recipes:
             contents.append(untrained_file(workspace, recipe))
             update(len(contents) / len(recipes))
     measured = workspace.target.measure(contents, threads, workspace.progress, workspace.golden)
-    return [
+    found = [
         Evidence(recipe, len(content), costs.flash_bytes, costs.latency_ms, costs.ram_bytes)
         for recipe, content, costs in zip(recipes, contents, measured)
+        if not isinstance(costs, CannotRun)
     ]
+    if measured and not found:
+        raise UserError(measured[0].reason)
+    return found
 
 
 def convertible(workspace: Workspace, recipes: Sequence[Recipe]) -> list[Recipe]:

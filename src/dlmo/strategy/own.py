@@ -125,6 +125,9 @@ def open_source(request: Request) -> Source:
         raise UserError(f"--model {path} is quantized already; give the float model")
     from dlmo.runtimes.litert import flatbuffer
 
+    batch = flatbuffer.batch_of(flatbuffer.read(content).subgraphs[0])
+    if batch != 1:
+        raise UserError(f"--model {path} takes {batch} images at once; convert it for one")
     if not flatbuffer.has_float_weights(content):
         raise UserError(f"--model {path} has weights that are quantized or sparse already; give the float model")
     (height, width), channels = probe.size, probe.channels

@@ -18,9 +18,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from dlmo.atomic import write_atomically
-from dlmo.errors import DeviceError, StoreError, one_line
+from dlmo.errors import DeviceError, StoreError, UserError, one_line
 from dlmo.measure.accuracy import accuracy
 from dlmo.measure.statistics import wilson_interval
+from dlmo.measure.targets import CannotRun
 from dlmo.networks import plain_name
 from dlmo.networks.own import is_own
 from dlmo.progress import SilentProgress
@@ -296,6 +297,8 @@ class _Searcher:
                 (measured,) = self._workspace.target.measure(
                     [content], self._terms.threads, SilentProgress(), self._workspace.golden
                 )
+                if isinstance(measured, CannotRun):
+                    raise UserError(measured.reason)
                 right = self._validation(content)
         except _NOT_THE_RECIPES_FAULT:
             raise

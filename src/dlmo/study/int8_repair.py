@@ -50,14 +50,15 @@ class Judge:
     def __init__(self, content: bytes, dataset: Dataset) -> None:
         self._validation = dataset.validation.spread(_JUDGED_IMAGES)
         self.images = len(self._validation)
-        self._reference = self._accuracy(content)
+        self._reference = self._right(content)
 
     def lost(self, candidate: bytes) -> float:
-        """Accuracy of the float file minus the candidate's, -1 to 1."""
-        return self._reference - self._accuracy(candidate)
+        """Accuracy of the float file minus the candidate's, -1 to 1. Exactly k / images, so that a loss that is just
+        allowed is not above the limit by a rounding."""
+        return (self._reference - self._right(candidate)) / self.images
 
-    def _accuracy(self, content: bytes) -> float:
-        return float((predict(content, self._validation.images).argmax(1) == self._validation.labels).mean())
+    def _right(self, content: bytes) -> int:
+        return int((predict(content, self._validation.images).argmax(1) == self._validation.labels).sum())
 
 
 def repaired_int8(content: bytes, dataset: Dataset, calibration: np.ndarray, judge: Judge) -> tuple[bytes, Repair]:
@@ -71,7 +72,7 @@ def repaired_int8(content: bytes, dataset: Dataset, calibration: np.ndarray, jud
     for name, rung in RUNGS.items():
         files[name] = rung(content, calibration)
         lost[name] = judge.lost(files[name])
-        if lost[name] <= enough + 1e-9:
+        if lost[name] <= enough:
             break
     best = min(lost, key=lost.__getitem__)
     blamed = _worst_layers(next(iter(files.values())), content, dataset) if len(files) > 1 else ()

@@ -12,7 +12,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from dlmo.errors import StoreError, UserError, one_line
@@ -165,7 +165,13 @@ def _unpack(content: bytes, folder: Path) -> None:
         for member in archive:
             if not (member.isdir() or (member.isreg() and not member.issparse())):
                 raise tarfile.TarError(f"{member.name} is no plain file")
-            archive.extract(member, folder, filter="data")
+            path = PurePosixPath(member.name)
+            if path.is_absolute() or ".." in path.parts:
+                raise tarfile.TarError(f"{member.name} points elsewhere")
+            target = folder / path
+            (target if member.isdir() else target.parent).mkdir(parents=True, exist_ok=True)
+            if member.isreg():
+                target.write_bytes(archive.extractfile(member).read())
 
 
 def _within(seconds: float, work: Callable[[], Answer]) -> Answer:

@@ -11,6 +11,7 @@ from dlmo.errors import UserError, one_line
 from dlmo.measure.accuracy import accuracy, right_answers
 from dlmo.measure.size import compressed_bytes
 from dlmo.measure.statistics import PairedTest, paired_test
+from dlmo.measure.targets import CannotRun, shown
 from dlmo.study.graph import Task, file_task, make_here, tasks_of
 from dlmo.study.recipe import Recipe
 from dlmo.study.results import Failure, Result
@@ -73,33 +74,40 @@ def run_recipes(
     errors = make_recipes(workspace, recipes, plans, seeds, cluster)
     made: list[tuple[Recipe, int, Artifact]] = []
     failures = []
+
+    def failed(recipe: Recipe, seed: int, error: Exception) -> None:
+        if recipe == needed and isinstance(error, UserError | OSError):
+            raise error
+        failures.append(Failure(str(recipe), recipe.setup, recipe.network, seed, one_line(error)))
+
     for recipe, seed in _with_seeds(recipes, seeds):
         error = errors.get(file_task(recipe, seed))
         if error is None:
             made.append((recipe, seed, make_artifact(workspace, recipe, plans[recipe.network], seed)))
-            continue
-        if recipe == needed and isinstance(error, UserError | OSError):
-            raise error
-        failures.append(Failure(str(recipe), recipe.setup, recipe.network, seed, one_line(error)))
+        else:
+            failed(recipe, seed, error)
     if not made:
         first = next(iter(errors.values()))
         if isinstance(first, UserError | OSError | MemoryError):
             raise first
         raise UserError(f"{failures[0].recipe}: {failures[0].error}") from first
     contents = [artifact.content() for _, _, artifact in made]
-    validation, test = (
-        [scores(workspace, content, split, "a file") for content in contents] for split in ("validation", "test")
-    )
     measured, *others = [
         target.measure(contents, threads, workspace.progress, workspace.golden)
         for target in (workspace.target, *workspace.more_targets.values())
     ]
     outcomes = []
     for index, (recipe, seed, artifact) in enumerate(made):
-        content = contents[index]
+        content, costs = contents[index], measured[index]
+        if isinstance(costs, CannotRun):
+            failed(recipe, seed, UserError(costs.reason))
+            continue
         facts = flatbuffer.facts(content)
-        on_test = accuracy(test[index], workspace.dataset.test.labels)
-        on_validation = accuracy(validation[index], workspace.dataset.validation.labels)
+        test_scores = scores(workspace, content, "test", "a file")
+        on_test = accuracy(test_scores, workspace.dataset.test.labels)
+        on_validation = accuracy(
+            scores(workspace, content, "validation", "a file"), workspace.dataset.validation.labels
+        )
         result = Result(
             recipe=str(recipe),
             setup=recipe.setup,
@@ -124,10 +132,12 @@ def run_recipes(
             float_operators=facts.float_operators,
             artifact=file_name(recipe, seed),
             repair=repair.words() if (repair := artifact.repair()) else "",
-            elsewhere={name: other[index] for name, other in zip(workspace.more_targets, others)},
-            **asdict(measured[index]),
+            elsewhere={name: shown(other[index]) for name, other in zip(workspace.more_targets, others)},
+            **asdict(costs),
         )
-        outcomes.append(Outcome(result, content, test[index]))
+        outcomes.append(Outcome(result, content, test_scores))
+    if not outcomes:
+        raise UserError(f"{failures[0].recipe}: {failures[0].error}")
     return outcomes, failures, _curves(made)
 
 
@@ -152,10 +162,13 @@ def comparer(outcomes: Sequence[Outcome], dataset: Dataset) -> Callable[[Result,
 
 
 def _curves(made: list[tuple[Recipe, int, Artifact]]) -> dict[str, tuple[Epoch, ...]]:
-    """Curve of each last training, titled by network, training steps and seed."""
-    curves = {}
+    """Curve of each last training, titled by network, training steps and seed; with the precision too where a training
+    differs by it, as one that cuts channels to a file's size does."""
+    curves, of = {}, {}
     for recipe, seed, artifact in made:
-        title = " > ".join([recipe.network, *map(str, recipe.steps[:-1])])
+        title = " > ".join([recipe.network, *map(str, recipe.steps[:-1])]) + f", seed {seed}"
+        if of.setdefault(title, artifact.trained.key) != artifact.trained.key:
+            title = f"{recipe}, seed {seed}"
         if artifact.trained.curve():  # a user's own network has none
-            curves[f"{title}, seed {seed}"] = artifact.trained.curve()
+            curves[title] = artifact.trained.curve()
     return curves

@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import os
+import shlex
 import socket
 import sqlite3
 import tempfile
@@ -12,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from dlmo.errors import UserError, missing_extra
 from dlmo.study.results import Result, Run
@@ -45,7 +46,7 @@ class Mlflow:
     `mlflow ui` looks. The experiment is $MLFLOW_EXPERIMENT_NAME, else `dlmo`."""
 
     def __init__(self, rest: str) -> None:
-        self._uri = rest or os.environ.get("MLFLOW_TRACKING_URI") or _SQLITE + str(Path("mlflow.db").resolve())
+        self._uri = rest or os.environ.get("MLFLOW_TRACKING_URI") or _SQLITE + quote(str(Path("mlflow.db").resolve()))
         self._client: MlflowClient | None = None
         self._job = ""
         self._failed: set[str] = set()  # ids of the runs whose models did not come to be
@@ -53,7 +54,7 @@ class Mlflow:
         self._of_training: dict[str, list[str]] = {}  # ids of the runs whose models went through it, by key
         self.place = f"MLflow at {_shown(self._uri)}"
         if _sqlite_path(self._uri):
-            self.place += f"; to look: mlflow ui --backend-store-uri {self._uri}"
+            self.place += f"; to look: mlflow ui --backend-store-uri {shlex.quote(self._uri)}"
 
     def check(self) -> None:
         if importlib.util.find_spec("mlflow") is None:

@@ -4,6 +4,7 @@ Written by the tensorboard package itself, which needs neither TensorFlow nor to
 """
 
 import importlib.util
+import shlex
 import tempfile
 import time
 from collections.abc import Sequence
@@ -22,7 +23,8 @@ class TensorBoard:
         self._named = bool(rest)
         self._folder = self._root
         self._writers = {}  # of the trainings that are under way, by training
-        self.place = f"TensorBoard in {self._root}; to look: tensorboard --logdir {self._root}"
+        self._names: dict[str, str] = {}  # key of the training that has each name
+        self.place = f"TensorBoard in {self._root}; to look: tensorboard --logdir {shlex.quote(str(self._root))}"
 
     def check(self) -> None:
         if not self._named:
@@ -44,8 +46,10 @@ class TensorBoard:
 
         if epochs:
             if training not in self._writers:
-                folder = self._folder / f"{safe_name(training.name)}-seed{training.seed}"
-                self._writers[training] = Writer(str(folder))
+                name = f"{safe_name(training.name)}-seed{training.seed}"
+                if self._names.setdefault(name, training.key) != training.key:
+                    name += f"-{training.key[:8]}"  # the same steps for another precision
+                self._writers[training] = Writer(str(self._folder / name))
             writer = self._writers[training]
             for epoch in epochs:
                 for name, value in values_of(epoch).items():

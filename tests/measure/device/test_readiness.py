@@ -14,7 +14,7 @@ from dlmo.measure.device.readiness import check_device
 PI = {
     "architecture": "aarch64", "bits": 64, "numpy": None, "runtime": None, "broken": [], "free_disk_bytes": 10**9,
     "executable": "/usr/bin/python3", "folder": "/tmp", "in_venv": False, "externally_managed": True,
-    "can_make_venv": True,
+    "can_make_venv": True, "python": "3.11.2", "musl": False, "has_apt": True,
 }  # fmt: skip
 
 
@@ -81,6 +81,13 @@ def test_32_bit_systems_get_the_runtime_that_exists_for_them(found):
     assert "tflite-runtime" in found(bits=32).install
     ready = found(architecture="armv6l", bits=32)
     assert ready.install == "" and "none is published for armv6l" in ready.advice()
+
+
+def test_what_was_never_published_is_not_to_be_installed(found):
+    new, alpine = found(bits=32, python="3.13.1"), found(musl=True)
+    assert new.install == alpine.install == ""
+    assert "aarch64, 32 bit, Python 3.13.1" in new.advice() and "64 bit, musl, Python" in alpine.advice()
+    assert "apt-get" not in found(can_make_venv=False, has_apt=False).install
 
 
 def test_a_full_disk_is_told(found):

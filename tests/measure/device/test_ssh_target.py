@@ -14,7 +14,7 @@ from rich.console import Console
 
 from dlmo import networks
 from dlmo.errors import UserError
-from dlmo.measure.targets import find, ssh
+from dlmo.measure.targets import CannotRun, find, ssh
 from dlmo.progress import SilentProgress
 from dlmo.report.document import run_of
 from dlmo.report.terminal import print_run
@@ -84,10 +84,10 @@ def test_an_answer_that_makes_no_sense_is_one_line(device, files, images, monkey
             target.measure(files, 1, SilentProgress(), images)
 
 
-def test_a_file_that_the_device_cannot_run(device, images):
-    with pytest.raises(UserError) as caught:
-        find(device.target()).measure([b"nonsense"], 1, SilentProgress(), images)
-    assert "\n" not in str(caught.value) and "127.0.0.1" in str(caught.value)
+def test_a_file_that_the_device_cannot_run_leaves_the_others(device, files, images):
+    refused, measured = find(device.target()).measure([b"nonsense", files[0]], 1, SilentProgress(), images)
+    assert isinstance(refused, CannotRun) and "\n" not in refused.reason and device.target() in refused.reason
+    assert measured.latency_ms > 0 and measured.doubts == ()
 
 
 def test_runs_on_two_targets_and_on_a_device_alone(device, shared_store, tmp_path):

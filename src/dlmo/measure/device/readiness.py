@@ -9,6 +9,7 @@ from dlmo.measure.device.openssh import Address, ask, parse_address
 
 # The folder in the home of the device's user, made where pip may not touch the system's Python.
 _VENV = "dlmo-venv"
+_LAST_OLD_PYTHON = (3, 11)  # of which there are wheels of tflite-runtime
 _FREE_DISK_BYTES = 50_000_000  # a few files of a study; more is asked for by the files themselves
 
 
@@ -61,7 +62,10 @@ def readiness(target: str, address: Address) -> Readiness:
         missing.append(f"a runtime that can be loaded{broken}")
     packages = _packages(facts)
     if missing and not packages:
-        missing[-1] += f", and none is published for {facts['architecture']}, {facts['bits']} bit; use a 64-bit system"
+        missing[-1] += (
+            f", and none is published for {facts['architecture']}, {facts['bits']} bit"
+            f"{', musl' if facts['musl'] else ''}, Python {facts['python']}; use a 64-bit system with glibc"
+        )
     install, python = _install(address, facts, packages) if missing and packages else ("", "")
     if facts["free_disk_bytes"] < _FREE_DISK_BYTES:
         missing.append(f"space in {facts['folder']} ({facts['free_disk_bytes'] / 1e6:.0f} MB are free)")
@@ -69,10 +73,13 @@ def readiness(target: str, address: Address) -> Readiness:
 
 
 def _packages(facts: dict) -> list[str]:
-    """What pip has to install; nothing where there are no wheels for the processor."""
+    """What pip has to install; nothing where there are no wheels for the processor, C library and Python."""
+    if facts["musl"]:
+        return []
     if facts["bits"] == 64 and re.fullmatch("x86_64|aarch64|arm64", facts["architecture"]):
         return ["ai-edge-litert"]  # brings numpy
-    if facts["bits"] == 32 and re.fullmatch("armv7l|armv8l|aarch64", facts["architecture"]):
+    old = tuple(map(int, facts["python"].split(".")[:2])) <= _LAST_OLD_PYTHON
+    if facts["bits"] == 32 and old and re.fullmatch("armv7l|armv8l|aarch64", facts["architecture"]):
         return ["tflite-runtime", "numpy<2"]
     return []
 
@@ -82,7 +89,7 @@ def _install(address: Address, facts: dict, packages: list[str]) -> tuple[str, s
     if facts["in_venv"] or not facts["externally_managed"]:
         return _over_ssh(address, f"{shlex.quote(facts['executable'])} -m pip install {wanted}"), ""
     steps = [f"{shlex.quote(facts['executable'])} -m venv {_VENV}", f"{_VENV}/bin/pip install {wanted}"]
-    if not facts["can_make_venv"]:
+    if not facts["can_make_venv"] and facts["has_apt"]:
         steps.insert(0, "sudo apt-get install -y python3-venv")
     return _over_ssh(address, " && ".join(steps)), f"{_VENV}/bin/python"
 

@@ -65,6 +65,7 @@ def facts() -> dict:
         "bits": 8 * struct.calcsize("P"),
         "system": system(),
         "libc": " ".join(platform.libc_ver()).strip(),
+        "musl": "musl" in (sysconfig.get_config_var("SOABI") or ""),
         "python": platform.python_version(),
         "executable": sys.executable,
         "numpy": version("numpy"),
@@ -79,6 +80,7 @@ def facts() -> dict:
         **asdict(conditions()),
         "in_venv": sys.prefix != sys.base_prefix,
         "externally_managed": Path(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED").exists(),
+        "has_apt": shutil.which("apt-get") is not None,
         "can_make_venv": importlib.util.find_spec("ensurepip") is not None,
     }
 
@@ -96,27 +98,32 @@ def measure(threads: int, report) -> dict:
     steps = len(paths) * (2 + len(counts))  # of progress: memory, scores, and a latency per number of threads
     found = []
     for index, path in enumerate(paths):
-        ram_bytes = memory_in_child(path)
-        report((2 * index + 1) / steps)
-        model = Model(contents[index])
-        found.append(
-            {
-                "ram_bytes": ram_bytes,
-                "scores": model.scores(images, partial(report, (2 * index + 1) / steps)).tolist(),
-                "nodes": model.nodes(),
-                "output": int(model.output["index"]),
-                "latency": {},
-            }
-        )
+        try:
+            ram_bytes = memory_in_child(path)
+            report((2 * index + 1) / steps)
+            model = Model(contents[index])
+            scores = model.scores(images, partial(report, (2 * index + 1) / steps)).tolist()
+        except (ValueError, RuntimeError) as error:  # the others are measured all the same
+            found.append({"refused": first_line(error)})
+            continue
+        nodes, output = model.nodes(), int(model.output["index"])
+        found.append({"ram_bytes": ram_bytes, "scores": scores, "nodes": nodes, "output": output, "latency": {}})
+    running = [index for index, entry in enumerate(found) if "refused" not in entry]
     before, moments = conditions(), []
     for position, count in enumerate(counts):
 
-        def after_turn(share: float, position: int = position) -> None:
-            moments.append(conditions())
+        def told(share: float, position: int = position) -> None:
             report((2 + position + share) * len(paths) / steps)
 
-        for entry, latency in zip(found, measure_latency(contents, count, after_turn, open_file=Model)):
-            entry["latency"][count] = [latency.p50_ms, latency.p90_ms]
+        latencies = measure_latency(
+            [contents[index] for index in running],
+            count,
+            told,
+            open_file=Model,
+            after_turn=lambda: moments.append(conditions()),
+        )
+        for index, latency in zip(running, latencies):
+            found[index]["latency"][count] = [latency.p50_ms, latency.p90_ms]
     return {
         "facts": facts(),
         "files": found,

@@ -36,6 +36,21 @@ class Measured:
     doubts: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class CannotRun:
+    """In place of what a file costs on a target: why that one refuses it."""
+
+    reason: str
+
+
+def shown(costs: Measured | CannotRun) -> Measured:
+    """What a report of several targets tells of one that may refuse the file."""
+    if isinstance(costs, Measured):
+        return costs
+    told = f"not measured: {costs.reason}"
+    return Measured(None, told, None, None, told, 0.0, 0, accuracy_source=told, doubts=(costs.reason,))
+
+
 class Target(Protocol):
     """What is asked of a target. Its class is made with the REST of its name, empty where there is none."""
 
@@ -57,7 +72,7 @@ class Target(Protocol):
 
     def measure(
         self, contents: Sequence[bytes], threads: int, progress: Progress, golden: np.ndarray
-    ) -> list[Measured]:
+    ) -> list[Measured | CannotRun]:
         """Measure every file, with nothing else running. golden: a few images, uint8 N x H x W x C, for a target whose
         `predict` is not its own, to compare answers."""
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dlmo.measure.targets import Measured
+from dlmo.errors import UserError
+from dlmo.measure.targets import CannotRun, Measured
 from dlmo.measure.targets.host import Host
 from dlmo.progress import Progress
 
@@ -28,13 +29,17 @@ class Npu(Host):
 
     def measure(
         self, contents: Sequence[bytes], threads: int, progress: Progress, golden: np.ndarray
-    ) -> list[Measured]:
+    ) -> list[Measured | CannotRun]:
         from dlmo.runtimes.vela import compiler
 
         found = []
         with progress.stage(f"compile for {self._accelerator}") as update:
             for index, content in enumerate(contents):
-                made = compiler.estimate(content, self._accelerator)
+                try:
+                    made = compiler.estimate(content, self._accelerator)
+                except UserError as error:
+                    found.append(CannotRun(str(error)))
+                    continue
                 source = f"estimated by Vela {compiler.version()} for {self._accelerator}, system {made.system}"
                 # Vela counts no cycles for what is left to the CPU, so the whole is only known without such operators.
                 latency = made.milliseconds if made.delegated == 1 else None

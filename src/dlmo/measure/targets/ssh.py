@@ -9,7 +9,7 @@ from dlmo.errors import UserError
 from dlmo.measure.agreement import agreement
 from dlmo.measure.device.openssh import ask, parse_address
 from dlmo.measure.device.readiness import readiness
-from dlmo.measure.targets import Measured
+from dlmo.measure.targets import CannotRun, Measured
 from dlmo.measure.targets.host import Host
 from dlmo.progress import Progress
 
@@ -30,7 +30,7 @@ class Ssh(Host):
 
     def measure(
         self, contents: Sequence[bytes], threads: int, progress: Progress, golden: np.ndarray
-    ) -> list[Measured]:
+    ) -> list[Measured | CannotRun]:
         array = io.BytesIO()
         np.save(array, golden)
         files = {f"{index}.tflite": content for index, content in enumerate(contents)}
@@ -40,7 +40,9 @@ class Ssh(Host):
         try:
             words, slowed = _device_words(answer), _slowed(answer)
             found = [
-                _measured(content, golden, entry, threads, words, slowed)
+                CannotRun(f"{self.name}: {entry['refused']}")
+                if "refused" in entry
+                else _measured(content, golden, entry, threads, words, slowed)
                 for content, entry in zip(contents, answer["files"], strict=True)
             ]
         except (KeyError, TypeError, ValueError, IndexError) as error:

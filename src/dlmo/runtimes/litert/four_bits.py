@@ -32,18 +32,21 @@ def _is_pointwise(model: schema.ModelT, operator: schema.OperatorT) -> bool:
 def pointwise_as_dense(content: bytes) -> bytes:
     """The same file, its 1x1 convolutions with 4-bit weights as dense layers."""
     model = flatbuffer.read(content)
-    for operator in model.subgraphs[0].operators:
-        if flatbuffer.operator_name(model, operator) != "CONV_2D" or not _is_pointwise(model, operator):
-            continue
-        weights = _weights(model, operator)
-        if weights.type != schema.TensorType.INT4:
-            continue
+    pointwise = [
+        operator
+        for operator in model.subgraphs[0].operators
+        if flatbuffer.operator_name(model, operator) == "CONV_2D"
+        and _weights(model, operator).type == schema.TensorType.INT4
+        and _is_pointwise(model, operator)
+    ]
+    for operator in pointwise:
         options = schema.FullyConnectedOptionsT()
         options.fusedActivationFunction = operator.builtinOptions.fusedActivationFunction
         options.keepNumDims = True
         operator.builtinOptions, operator.builtinOptionsType = options, schema.BuiltinOptions.FullyConnectedOptions
         operator.opcodeIndex = _dense_code(model)
-        weights.shape = [weights.shape[0], weights.shape[3]]
+        weights = _weights(model, operator)  # which several operators may share
+        weights.shape = [weights.shape[0], weights.shape[-1]]
     return flatbuffer.write(model)
 
 

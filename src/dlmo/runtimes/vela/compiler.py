@@ -65,12 +65,15 @@ def estimate(content: bytes, accelerator: str) -> Estimate:
         (folder / "model.tflite").write_bytes(content)
         options = ["--accelerator-config", accelerator, "--config", "Arm/vela.ini", "--system-config", system]
         options += ["--memory-mode", _MEMORY_MODE, "--output-dir", name]
-        done = subprocess.run(
-            [sys.executable, "-m", "ethosu.vela", str(folder / "model.tflite"), *options],
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT_SECONDS,
-        )
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "ethosu.vela", str(folder / "model.tflite"), *options],
+                capture_output=True,
+                text=True,
+                timeout=_TIMEOUT_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            raise UserError(f"Vela did not compile this model within {_TIMEOUT_SECONDS} s") from None
         tables = list(folder.glob("*_summary_*.csv"))
         if done.returncode != 0 or not tables:
             said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
