@@ -85,3 +85,9 @@ def test_more_images_bring_deeper_networks():
     assert set(space_for("cpu", 1_000, SHAPE, "auto", (), False).networks) < set(
         space_for("cpu", 50_000, SHAPE, "auto", (), False).networks
     )
+
+
+def test_many_images_are_tried_on_a_larger_network_early():
+    few, many = (space_for("cpu", images, SHAPE, "auto", (), own=False) for images in (1_000, 50_000))
+    assert {entry["network"] for entry in few.first()} == {"resnet8"}
+    assert many.first()[:-1] == few.first() and many.first()[-1]["network"] == "resnet20"

@@ -40,7 +40,7 @@ from dlmo.study.workspace import Artifact, NetworkPlan, Workspace
 from dlmo.training.schedule import PROGRESSIVE_COST
 
 # Raise it when the proposals, or what is noted of them, would be others.
-_VERSION = 6
+_VERSION = 7
 # Of so many short trainings one is followed by a long one.
 _SHORT_PER_LONG = 3
 # Drawn at random before the sampler has something to go by.

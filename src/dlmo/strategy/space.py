@@ -60,15 +60,18 @@ class Space:
             name for name, there in (("width", self.widths), ("stem", self.stems[1:]), ("kd", self.teaching)) if there
         }
         stem, coarser = (*self.stems, None, None)[:2]
-        good = (
-            (middle, stem, False, 0.25, "prune > dynamic_int8"),
-            (narrow, stem, True, 0.0, "int8"),
-            (widths[-1], coarser, True, 0.0, "int8"),
-            (widths[-1], stem, True, 0.5, "qat > int8"),
-        )
+        first = self.networks[0]
+        good = [
+            (first, middle, stem, False, 0.25, "prune > dynamic_int8"),
+            (first, narrow, stem, True, 0.0, "int8"),
+            (first, widths[-1], coarser, True, 0.0, "int8"),
+            (first, widths[-1], stem, True, 0.5, "qat > int8"),
+            # Where images are many: what learns more of them.
+            *((name, widths[-1], stem, False, 0.0, "int8") for name in self.networks if name == _LARGER_NETWORKS[0]),
+        ]
         some = [
-            {"width": width, "stem": stem, "kd": kd, "cut": cut, "form": form, "network": self.networks[0]}
-            for width, stem, kd, cut, form in good
+            {"network": name, "width": width, "stem": stem, "kd": kd, "cut": cut, "form": form}
+            for name, width, stem, kd, cut, form in good
             if form in self.forms and (stem is not None or not self.stems)
         ]
         return [{name: value for name, value in entry.items() if name in known} for entry in some]
