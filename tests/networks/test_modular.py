@@ -36,7 +36,7 @@ class Written(nn.Module):
     def forward(self, x, mask=None, **options):
         x = F.silu(self.norm(self.stem(x)))
         x = F.conv2d(x, self.kernels, self.shifts, stride=2, padding=1, groups=2)
-        x = F.conv2d(x, self.blur, groups=16).sigmoid()
+        x = F.conv2d(x, self.blur, groups=x.shape[1]).sigmoid()
         return F.linear(self.normed(x).mean((2, 3)), self.head)
 
 

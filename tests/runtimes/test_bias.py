@@ -80,3 +80,5 @@ def test_a_grouped_layer_sees_the_means_of_its_own_inputs():
     grouped = _shift(weights, mean, False)
     first, second = _shift(weights[:2], mean[:2], False), _shift(weights[2:], mean[2:], False)
     assert np.allclose(grouped, [*first, *second]) and np.allclose(first, 0) and np.abs(second).max() > 0.01
+    dense = weights.reshape(4, 18)  # of a map of 9 places, 2 channels each
+    assert np.allclose(_shift(dense, mean[2:], False), _shift(weights, mean[2:], False))

@@ -313,8 +313,10 @@ def test_what_failed_is_tried_again_by_the_next_run(fresh, trained, monkeypatch)
     monkeypatch.setattr(searching._Searcher, "_trained", figures)
     monkeypatch.setattr(searching._Searcher, "_promote", promote)
     before = len(trained)
-    found = search(fresh, SPACE, terms(fresh, seconds=90))
+    found = search(fresh, SPACE, terms(fresh))
     assert found.recipes and {entry for entry in failed if entry[1] == 1} <= set(trained[before:])
+    before = len(trained)
+    assert search(fresh, SPACE, terms(fresh)).recipes and len(trained) == before
 
 
 def test_a_proposal_that_another_process_ended_is_made_again(fresh, trained, monkeypatch):

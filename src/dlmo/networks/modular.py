@@ -106,8 +106,12 @@ def _call_layer(graph: fx.GraphModule, node: fx.Node) -> None:
     given = dict(zip(names, node.args)) | dict(node.kwargs)
     source, weight, bias = given.pop("input"), given.pop("weight"), given.pop("bias", None)
     stored = [entry for entry in (weight, bias) if entry is not None]
+    if isinstance(given.get("groups"), fx.Node):  # as many as the map has channels, for one
+        given["groups"] = _shape(source)[1] // _shape(weight)[1]
     if any(entry.op != "get_attr" for entry in stored) or any(isinstance(value, fx.Node) for value in given.values()):
-        raise ValueError(f"the weights of {node.name} are computed")
+        if any(_learned(graph, entry) for entry in stored):
+            raise ValueError(f"the weights of {node.name} are computed")
+        return  # what is fixed needs no layer
     weight, bias = (None if entry is None else _attribute(graph, entry.target) for entry in (weight, bias))
     if node.target is F.linear:
         layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None)
@@ -119,6 +123,15 @@ def _call_layer(graph: fx.GraphModule, node: fx.Node) -> None:
     layer.bias = None if bias is None else nn.Parameter(bias.detach().clone(), isinstance(bias, nn.Parameter))
     node.args = (source,)
     _call_module(graph, node, layer.eval())
+
+
+def _learned(graph: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a value depends on parameters; a number, such as a map's side, does not."""
+    if node.op == "get_attr":
+        return isinstance(_attribute(graph, node.target), nn.Parameter)
+    if not hasattr(node.meta.get("tensor_meta"), "shape"):
+        return False
+    return node.op == "call_module" or any(_learned(graph, before) for before in node.all_input_nodes)
 
 
 def _attribute(graph: fx.GraphModule, name: str) -> torch.Tensor:

@@ -246,7 +246,7 @@ def confusion(run: Run) -> dict:
             "truth": names[row],
             "answer": names[column],
             "images": images,
-            "share": round(images / sum(counts), 4),
+            "share": round(images / run.images_of(row), 4),
         }
         for row, counts in enumerate(run.confusion)
         for column, images in enumerate(counts)

@@ -33,18 +33,18 @@ def recalls(run: Run) -> list[ClassRecall]:
     """Per class that has test images, worst first."""
     found = []
     for index, counts in enumerate(run.confusion):
-        if not sum(counts):
+        if not run.images_of(index):
             continue
         wrong = [0 if column == index else images for column, images in enumerate(counts)]
         taken_for = run.classes[wrong.index(max(wrong))] if max(wrong) else ""
-        found.append(ClassRecall(run.classes[index], sum(counts), counts[index], taken_for))
+        found.append(ClassRecall(run.classes[index], run.images_of(index), counts[index], taken_for))
     return sorted(found, key=lambda entry: entry.recall)
 
 
 def mixups(run: Run, number: int) -> list[Mixup]:
     """The most frequent mistakes, by images."""
     found = [
-        Mixup(run.classes[row], run.classes[column], images, images / sum(counts))
+        Mixup(run.classes[row], run.classes[column], images, images / run.images_of(row))
         for row, counts in enumerate(run.confusion)
         for column, images in enumerate(counts)
         if images and row != column

@@ -197,7 +197,11 @@ def shut_out(chosen: Result, results: Sequence[Result], budget: Budget, count: i
     if budget.goal != "size" or budget.max_drop is None:
         return ()
     reference, free = reference_of(results).validation_accuracy, replace(budget, max_drop=None)
-    smaller = [r for r in results if r.size_bytes < chosen.size_bytes and not shortfalls(r, free, reference)]
+    smaller = [
+        r
+        for r in results
+        if r.size_bytes < chosen.size_bytes and shortfalls(r, budget, reference) and not shortfalls(r, free, reference)
+    ]
     smaller.sort(key=lambda r: r.size_bytes)
     return tuple(f"{r.recipe}: {'; '.join(shortfalls(r, budget, reference))}" for r in smaller[:count])
 

@@ -307,6 +307,7 @@ def run_prepared(ready: Prepared, job: Job, options: Options, begun: float, plan
             search=searched,
             classes=dataset.classes,
             confusion=tuple(map(tuple, confusion_matrix(best.test_scores, dataset.test.labels).tolist())),
+            test_counts=tuple(np.bincount(dataset.test.labels, minlength=len(dataset.classes)).tolist()),
             mistakes=mistakes_of(best, dataset),
             curves=curves,
             layers=_layers(best, outcomes, dataset),

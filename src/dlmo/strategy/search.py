@@ -51,8 +51,8 @@ _MOST_REPEATS, _MOST_UNAFFORDABLE = 20, 3
 _UNKNOWN_FAMILY = 3.0
 _QAT_COST = 2.0
 _MET = "the budget is met"
-# A full disk, a device or a store that is gone, too little memory at this moment.
-_NOT_THE_RECIPES_FAULT = (OSError, DeviceError, StoreError, MemoryError)
+# A full disk, a device or a store that is gone.
+_NOT_THE_RECIPES_FAULT = (OSError, DeviceError, StoreError)
 # A file measured among others may take so much more of time or memory than alone.
 _MEASURED_AGAIN = 1.05
 # Files that go on to the results, without those that show what their steps are worth.
@@ -118,12 +118,15 @@ class _Searcher:
         # Under other limits other recipes are promising, and others refused.
         asked = {"limits": limits, "long": self._terms.long}
         stopped = None
-        if ended is not None and ended["seconds"] >= self._terms.seconds and ended["asked"] == asked:
+        same = ended is not None and ended["seconds"] >= self._terms.seconds and ended["asked"] == asked
+        if same and not ended.get("failed"):
             stopped = f"{ended['reason']}, in an earlier run"
         if stopped is None or (ended["reason"] == _MET and not self._met()):
             self._ask_again()
             stopped = self._go_on()
-            self._note("ended", {"seconds": self._terms.seconds, "asked": asked, "reason": stopped})
+            # Something failed: the same question again tries it again, once.
+            failed = bool(self._passing) and not same
+            self._note("ended", {"seconds": self._terms.seconds, "asked": asked, "reason": stopped, "failed": failed})
         finalists = self._finalists()
         self._remember(finalists)
         recipes = {str(rung): rung for recipe in finalists for rung in self._rungs(recipe)}
@@ -146,6 +149,7 @@ class _Searcher:
         }
         if found:
             path = _winners_file(self._workspace, self._space, self._terms)
+            path.touch()  # Optuna's lock of a file that is not there would never be taken off after a kill
             with _alone_with(path):
                 write_atomically(path, json.dumps(list(found.values())).encode())
 
@@ -528,7 +532,7 @@ def _winners_file(workspace: Workspace, space: Space, terms: Terms) -> Path:
 def _winners(workspace: Workspace, space: Space, terms: Terms) -> list[dict[str, object]]:
     """The parameters of what an earlier search, as a rule a shorter one, found best."""
     try:
-        return json.loads(_winners_file(workspace, space, terms).read_bytes())
+        return json.loads(_winners_file(workspace, space, terms).read_bytes() or "[]")
     except FileNotFoundError:
         return []
 

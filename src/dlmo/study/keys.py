@@ -15,6 +15,7 @@ VERSIONS = {
     "technique": 3,
     "cut": 3,
     "qat": 2,
+    "qat of own networks": 3,
     "float": 3,
     "artifact": 8,
     "scores": 1,
@@ -61,7 +62,7 @@ def technique_key(
 
         inputs |= key_inputs(workspace, step, network, precision) | {"cut": VERSIONS["cut"]}
     if isinstance(step, Qat):
-        inputs["qat"] = VERSIONS["qat"]
+        inputs["qat"] = VERSIONS["qat of own networks" if workspace.is_own(network) else "qat"]
     taught = step.parent_teaches
     if kd is None and taught is not None:
         inputs["kd"] = {"loss": taught.loss, "views": taught.views_in(schedule.epochs), **taught.settings}

@@ -231,7 +231,8 @@ class Run:
 
     budget: the limits in words, empty for a study. choice: None when nothing met the budget or none was asked
     for; `nearest` then says what each near candidate lacks. confusion: test counts, classes x classes, rows are
-    the truth, for the chosen (else the most accurate) result. curves: training curve per trained stage. layers: that
+    the truth, for the chosen (else the most accurate) result; answers that are no numbers are in no cell, so
+    `test_counts` tells how many images each class has. curves: training curve per trained stage. layers: that
     result's operators against its float file, None where it is that file itself. search: None where there was none.
     failures: recipes without a result.
     """
@@ -252,6 +253,11 @@ class Run:
     layers: "Inspection | None" = None
     search: Search | None = None
     failures: tuple[Failure, ...] = ()
+    test_counts: tuple[int, ...] = ()
+
+    def images_of(self, index: int) -> int:
+        """How many test images are of a class."""
+        return self.test_counts[index] if self.test_counts else sum(self.confusion[index])
 
     @property
     def further_targets(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 # Raise it when the code here, or that of the conversion, changes what a file takes.
-_VERSION = 4
+_VERSION = 5
 # Enough to give every activation a range.
 _SEEN_IMAGES = 16
 # Share by which a trained file's size may differ.

@@ -191,7 +191,7 @@ def with_shapes(original: nn.Module, shapes: dict[str, list[int]]) -> nn.Module:
         owner = network.get_submodule(owner_name)
         old = getattr(owner, leaf)
         new = torch.zeros(shape, dtype=old.dtype)
-        setattr(owner, leaf, nn.Parameter(new) if isinstance(old, nn.Parameter) else new)
+        setattr(owner, leaf, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)
     for name in {name.rpartition(".")[0] for name in shapes}:
         _match_weight(network.get_submodule(name))
     return network
@@ -396,8 +396,9 @@ def _without(network: nn.Module, sample: torch.Tensor, dropped: dict[str, torch.
     """A copy without these channels (indices by the name of the first of the coupled layers)."""
     from torch_pruning.pruner import function
 
-    smaller = copy.deepcopy(network).requires_grad_()
-    graph = _graph(smaller, sample)
+    smaller = copy.deepcopy(network)
+    fixed = [name for name, parameter in smaller.named_parameters() if not parameter.requires_grad]
+    graph = _graph(smaller.requires_grad_(), sample)
     for name, indices in dropped.items():
         layer = smaller.get_submodule(name)
         convolution = isinstance(layer, nn.Conv2d)
@@ -412,4 +413,6 @@ def _without(network: nn.Module, sample: torch.Tensor, dropped: dict[str, torch.
             f"prune_channels: the network's code counts on its number of channels ({str(error).splitlines()[0]}); "
             "leave the step out"
         ) from None
+    for name in fixed:
+        smaller.get_parameter(name).requires_grad_(False)
     return smaller

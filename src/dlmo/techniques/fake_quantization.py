@@ -85,13 +85,17 @@ class SameScale(nn.Module):
 
     def __init__(self, whole: ActivationQuantizer) -> None:
         super().__init__()
+        self.follow(whole)
+
+    def follow(self, whole: ActivationQuantizer) -> None:
         self._whole = [whole]  # not a part of this module: it stands in the graph itself
 
-    def follow(self, whole: ActivationQuantizer, instead_of: ActivationQuantizer) -> None:
-        self._whole = [whole if self._whole[0] is instead_of else self._whole[0]]
+    @property
+    def whole(self) -> ActivationQuantizer:
+        return self._whole[0]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        (whole,) = self._whole
+        whole = self.whole
         if whole.export is None and torch.isinf(whole.low):  # the very first step
             return x
         return whole.rounded(x)
@@ -148,6 +152,7 @@ def insert_fake_quantization(network: nn.Module) -> fx.GraphModule:
         elif type(module) is nn.Linear:
             layer = QuantizedLinear(module.in_features, module.out_features, module.bias is not None)
             layer.load_state_dict(module.state_dict())
+            layer.weight.requires_grad_(module.weight.requires_grad)
             _replace(graph, name, layer)
     modules = dict(graph.named_modules())
     for node in list(graph.graph.nodes):
@@ -192,7 +197,14 @@ def fold_batch_norm(network: nn.Module) -> fx.GraphModule:
         elif isinstance(module, nn.BatchNorm1d):
             source = node.args[0]
             before = modules.get(source.target) if source.op == "call_module" else None
-            if isinstance(before, nn.Linear) and len(source.users) == 1 and calls[source.target] == 1:
+            folds = module.weight is not None and module.running_mean is not None
+            if (
+                isinstance(before, nn.Linear)
+                and folds
+                and before.out_features == module.num_features
+                and len(source.users) == 1
+                and calls[source.target] == 1
+            ):
                 modules[source.target] = fuse_linear_bn_eval(before, module)
                 _replace(graph, source.target, modules[source.target])
                 node.replace_all_uses_with(source)
@@ -260,29 +272,40 @@ def _insert_after(graph: fx.GraphModule, node: fx.Node, quantizer: ActivationQua
 
 
 def _give_one_scale(graph: fx.GraphModule, node: fx.Node) -> None:
-    """Round what a concatenation joins, and what comes out, by one quantizer.
+    """Round what a concatenation joins, and what comes out, by one quantizer; by that of the last one where a map
+    stands in several.
 
     Raises UserError where that cannot be: a second rounding behind the first is lost in conversion.
     """
+    sources = node.args[0] if node.args else node.kwargs["tensors"]
+    if isinstance(sources, fx.Node):  # the parts of one map have its scale already
+        return
     whole = ActivationQuantizer()
     _insert_after(graph, node, whole)
-    for source in dict.fromkeys(node.args[0] if node.args else node.kwargs["tensors"]):
+    for source in dict.fromkeys(sources):
         module = graph.get_submodule(source.target) if source.op == "call_module" else None
-        if isinstance(module, SameScale) or (isinstance(module, ActivationQuantizer) and module.fixed):
+        if isinstance(module, ActivationQuantizer) and module.fixed:
             raise UserError(
-                "qat: the network puts the input, what Sigmoid or Tanh give, or one map twice beside others "
-                "(torch.cat), which have other scales in integers; leave qat out"
+                "qat: the network puts the input, or what Sigmoid or Tanh give, beside other maps (torch.cat), which "
+                "have another scale in integers; leave qat out"
             )
-        if isinstance(module, ActivationQuantizer):
-            for other in graph.modules():
-                if isinstance(other, SameScale):
-                    other.follow(whole, instead_of=module)
-            _replace(graph, source.target, SameScale(whole))
+        before = module.whole if isinstance(module, SameScale) else module
+        if isinstance(before, ActivationQuantizer):
+            _let_follow(graph, before, whole)
         else:
             name = f"same_scale_{node.name}_{source.name}"
             graph.add_module(name, SameScale(whole))
             with graph.graph.inserting_before(node):
                 node.replace_input_with(source, graph.graph.call_module(name, (source,)))
+
+
+def _let_follow(graph: fx.GraphModule, before: ActivationQuantizer, whole: ActivationQuantizer) -> None:
+    """Give everything that a quantizer rounds the range of another one."""
+    for name, module in list(graph.named_modules()):
+        if module is before and module is not whole:
+            _replace(graph, name, SameScale(whole))
+        elif isinstance(module, SameScale) and module.whole is before:
+            module.follow(whole)
 
 
 def _replace(root: nn.Module, name: str, module: nn.Module) -> None:

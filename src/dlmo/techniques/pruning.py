@@ -74,11 +74,14 @@ class KeepZeros(Technique):
 
 
 def prunable_layers(network: nn.Module) -> list[nn.Conv2d | nn.Linear]:
-    """Dense convolutions and linear layers of at least 1,000 weights, in order; all of them where none is so large."""
+    """Dense convolutions and linear layers of at least 1,000 weights, in order; all of them where none is so large.
+    Not those that are fixed, which could not recover."""
     dense = [
         module
         for module in network.modules()
-        if isinstance(module, nn.Conv2d | nn.Linear) and getattr(module, "groups", 1) == 1
+        if isinstance(module, nn.Conv2d | nn.Linear)
+        and getattr(module, "groups", 1) == 1
+        and module.weight.requires_grad
     ]
     return [layer for layer in dense if layer.weight.numel() >= _SMALLEST_PRUNED_LAYER] or dense
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from dlmo.errors import UserError
-from dlmo.measure.targets import Measured
+from dlmo.measure.targets import CannotRun, Measured
 from dlmo.progress import Progress
 from dlmo.runtimes.tflm import interpreter
 
@@ -40,13 +40,17 @@ class Microcontroller:
 
     def measure(
         self, contents: Sequence[bytes], threads: int, progress: Progress, golden: np.ndarray
-    ) -> list[Measured]:
+    ) -> list[Measured | CannotRun]:
         from dlmo.runtimes.tflm.flash import flash
 
         found = []
         with progress.stage("count arena bytes") as update:
             for index, content in enumerate(contents):
-                arena, stored = interpreter.arena(content), flash(content)
+                try:
+                    arena, stored = interpreter.arena(content), flash(content)
+                except UserError as error:
+                    found.append(CannotRun(str(error)))
+                    continue
                 found.append(
                     Measured(
                         ram_bytes=arena.total,

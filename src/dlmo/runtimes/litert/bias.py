@@ -65,6 +65,8 @@ def _shift(weights: np.ndarray, mean: np.ndarray, depthwise: bool) -> np.ndarray
         means = np.repeat(mean, len(kernels) // len(mean))[:, None]
     else:  # outputs x ... x inputs, those of the output's group alone
         kernels = weights.reshape(len(weights), -1)
+        if len(mean) < weights.shape[-1]:  # a dense layer that reads every place of a map
+            mean = np.tile(mean, weights.shape[-1] // len(mean))
         by_group = mean.reshape(-1, weights.shape[-1])
         groups = np.repeat(by_group, len(weights) // len(by_group), axis=0)
         means = np.tile(groups, kernels.shape[1] // weights.shape[-1])

@@ -4,8 +4,7 @@ Works on the file as the converter wrote it (it finds tensors by name); names ar
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -19,6 +18,7 @@ from dlmo.runtimes.litert.four_bits import pointwise_as_dense
 from dlmo.runtimes.litert.interpreter import quiet
 from dlmo.runtimes.litert.ranges import RangeRule, sampled_values
 
+_CALIBRATED_AT_ONCE = 16
 _OPERATION = qtyping.TFLOperationName
 # What a layer of an int8 file may be instead: the same with weights of 4 bits (see runtimes.litert.four_bits), or float
 # arithmetic with weights of 16 bits.
@@ -120,20 +120,6 @@ def _with_no_filter_empty(content: bytes) -> bytes:
     return flatbuffer.write(model) if len(model.buffers) > buffers else content
 
 
-@dataclass(frozen=True)
-class _Samples(Sequence):
-    """What the quantizer calibrates on: each image as the network's input, made when it is asked for."""
-
-    name: str
-    images: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        return {self.name: to_float(self.images[index][None])}
-
-
 def _ranges(
     content: bytes, recipe: recipe_manager.RecipeManager, images: np.ndarray, range_rule: RangeRule | None
 ) -> dict:
@@ -141,7 +127,9 @@ def _ranges(
     calibration = calibrator.Calibrator(content, num_threads=1, qsv_update_func=qsv_utils.min_max_update)
     signature, names = next(iter(calibration._tfl_interpreter.get_signature_list().items()))
     name = names["inputs"][0]
-    calibration.calibrate({signature: _Samples(name, images)}, recipe)
+    for start in range(0, len(images), _CALIBRATED_AT_ONCE):  # each takes four times the memory as a float input
+        part = images[start : start + _CALIBRATED_AT_ONCE]
+        calibration.calibrate({signature: [{name: to_float(image[None])} for image in part]}, recipe)
     ranges = calibration.get_model_qsvs()
     if range_rule is not None:
         for tensor, values in sampled_values(content, images, list(ranges)).items():
