@@ -146,14 +146,19 @@ class Joined(nn.Module):
 )
 def test_other_activations_are_trained_for_integers_too(activation, images):
     torch.manual_seed(0)
-    network, batch = Joined(activation).eval(), torch.from_numpy(to_float(images)).permute(0, 3, 1, 2)
-    graph = insert_fake_quantization(modular(network, batch[:1])).train()
-    for _ in range(30):
+    check_integers(Joined(activation), images)
+
+
+def check_integers(network, images):
+    """What fake quantization makes of a network becomes a file of integers alone that answers nearly the same."""
+    batch = torch.from_numpy(to_float(images)).permute(0, 3, 1, 2)
+    graph = insert_fake_quantization(modular(network.eval(), batch[:1])).train()
+    for _ in range(50):
         graph(batch)
     content = convert(exportable(graph.eval()), SHAPE, quantized=True)
     assert flatbuffer.facts(content).float_operators == ()
     step = Runner(content).output["quantization"][0]
-    assert np.abs(predict(content, images) - torch_scores(graph, images)).max() / step < 3
+    assert np.abs(predict(content, images) - torch_scores(graph, images)).max() / step < 4
 
 
 class Dense(nn.Module):
@@ -177,14 +182,7 @@ class Dense(nn.Module):
 
 def test_maps_side_by_side_have_one_scale(images):
     torch.manual_seed(0)
-    network, batch = Dense().eval(), torch.from_numpy(to_float(images)).permute(0, 3, 1, 2)
-    graph = insert_fake_quantization(modular(network, batch[:1])).train()
-    for _ in range(50):
-        graph(batch)
-    content = convert(exportable(graph.eval()), SHAPE, quantized=True)
-    assert flatbuffer.facts(content).float_operators == ()
-    step = Runner(content).output["quantization"][0]
-    assert np.abs(predict(content, images) - torch_scores(graph, images)).max() / step < 4
+    check_integers(Dense(), images)
 
 
 def test_scales_that_cannot_be_one_are_refused():
