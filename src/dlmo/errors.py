@@ -16,6 +16,10 @@ class StoreError(UserError):
     """A store elsewhere that does not answer; what was to be read or written there may be tried again."""
 
 
+# A full disk, a device or a store that is gone: whatever was tried at that moment is not at fault.
+PASSING = (OSError, DeviceError, StoreError)
+
+
 class BudgetError(Exception):
     """No result meets the budget. Ends the command with exit code 3, after the results were written.
 

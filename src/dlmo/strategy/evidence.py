@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from dlmo.errors import DeviceError, StoreError, UserError
+from dlmo.errors import PASSING, UserError
 from dlmo.measure.targets import CannotRun
 from dlmo.strategy.budget import Budget, cost_excess, cost_shortfalls
 from dlmo.study.recipe import Recipe
@@ -50,7 +50,7 @@ def convertible(workspace: Workspace, recipes: Sequence[Recipe]) -> list[Recipe]
     for recipe in recipes:
         try:
             untrained_file(workspace, recipe)
-        except (OSError, DeviceError, StoreError):
+        except PASSING:
             raise
         except Exception:  # a user's network may break any step
             continue

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from dlmo.atomic import write_atomically
-from dlmo.errors import DeviceError, StoreError, UserError, one_line
+from dlmo.errors import PASSING, UserError, one_line
 from dlmo.measure.accuracy import accuracy
 from dlmo.measure.statistics import wilson_interval
 from dlmo.measure.targets import CannotRun
@@ -51,8 +51,6 @@ _MOST_REPEATS, _MOST_UNAFFORDABLE = 20, 3
 _UNKNOWN_FAMILY = 3.0
 _QAT_COST = 2.0
 _MET = "the budget is met"
-# A full disk, a device or a store that is gone.
-_NOT_THE_RECIPES_FAULT = (OSError, DeviceError, StoreError)
 # A file measured among others may take so much more of time or memory than alone.
 _MEASURED_AGAIN = 1.05
 # Files that go on to the results, without those that show what their steps are worth.
@@ -281,7 +279,7 @@ class _Searcher:
                 return None
             with self._working():
                 (entry,) = evidence.gather(self._workspace, [recipe], self._terms.threads)
-        except _NOT_THE_RECIPES_FAULT:
+        except PASSING:
             raise
         except Exception as error:  # as in `_trained`
             return self._trial(recipe, 0, begun, refused=one_line(error))
@@ -304,7 +302,7 @@ class _Searcher:
                 if isinstance(measured, CannotRun):
                     raise UserError(measured.reason)
                 right = self._validation(content)
-        except _NOT_THE_RECIPES_FAULT:
+        except PASSING:
             raise
         except Exception as error:  # one recipe that does not work, whatever the reason, ends no search
             return self._trial(recipe, epochs, begun, refused=one_line(error))
@@ -336,7 +334,7 @@ class _Searcher:
             try:
                 with self._working():
                     self._make_rungs(recipe)
-            except _NOT_THE_RECIPES_FAULT:
+            except PASSING:
                 raise
             except Exception as error:
                 found = replace(found, refused=one_line(error))
