@@ -2,7 +2,7 @@ import torch
 from torch import nn
 
 from dlmo import networks
-from dlmo.training.optimizer import Muon, normalized_filters, optimizers_for, orthogonalized, rows_at_once
+from dlmo.training.optimizer import Muon, Sgd, normalized_filters, optimizers_for, orthogonalized, rows_at_once
 from dlmo.training.schedule import Schedule
 
 SCHEDULE = Schedule(1, 32, 0.1, 0.1, orthogonal=True)
@@ -55,7 +55,8 @@ def test_many_filters_are_orthogonalized_in_blocks():
     torch.manual_seed(0)
     weight = nn.Parameter(torch.randn(128, 256, 1, 1))
     before = weight.detach().clone()
-    optimizer = Muon([weight], 0.1)
+    optimizer = Muon([weight])
+    optimizer.param_groups[0]["lr"] = torch.tensor(0.035)
     weight.grad = torch.randn_like(weight)
     optimizer.step()
     step = before * 128**0.5 / before.norm() - weight.detach()
@@ -67,7 +68,26 @@ def test_many_filters_are_orthogonalized_in_blocks():
 def test_without_the_schedules_wish_everything_is_sgd():
     network = networks.build("resnet8@0.5", classes=10, input_shape=(16, 16, 1))
     (sgd,) = optimizers_for(network, nn.Identity(), Schedule(1, 32, 0.1, 0.1))
-    assert isinstance(sgd, torch.optim.SGD)
+    assert isinstance(sgd, Sgd)
+
+
+def test_sgd_steps_as_the_librarys_does():
+    torch.manual_seed(0)
+    ours, theirs = (nn.Parameter(torch.randn(4, 3, generator=torch.Generator().manual_seed(0))) for _ in range(2))
+    unused = nn.Parameter(torch.ones(2))
+    group = {"params": [ours, unused], "weight_decay": 0.01, "share": 1.0}
+    optimizer = Sgd([group], 0.9)
+    library = torch.optim.SGD([theirs], lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True)
+    for step in range(4):
+        rate = 0.1 / (step + 1)
+        optimizer.param_groups[0]["lr"] = torch.tensor(rate)
+        library.param_groups[0]["lr"] = rate
+        ours.grad = torch.randn(4, 3)
+        theirs.grad = ours.grad.clone()
+        optimizer.step()
+        library.step()
+    assert torch.allclose(ours, theirs, atol=1e-6)
+    assert bool((unused == 1).all())
 
 
 def test_a_step_goes_downhill_and_keeps_filters_at_norm_one_on_average():
@@ -75,7 +95,8 @@ def test_a_step_goes_downhill_and_keeps_filters_at_norm_one_on_average():
     weight = nn.Parameter(torch.randn(8, 4, 3, 3))
     wanted = torch.randn(8, 4, 3, 3)
     wanted *= 8**0.5 / wanted.norm()
-    optimizer = Muon([weight], 0.1)
+    optimizer = Muon([weight])
+    optimizer.param_groups[0]["lr"] = torch.tensor(0.035)
     losses = []
     for _ in range(30):
         loss = (weight - wanted).square().sum()

@@ -95,10 +95,10 @@ class SameScale(nn.Module):
         return self._whole[0]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        whole = self.whole
-        if whole.export is None and torch.isinf(whole.low):  # the very first step
-            return x
-        return whole.rounded(x)
+        rounded = self.whole.rounded(x)
+        if self.whole.export is not None:
+            return rounded
+        return torch.where(torch.isinf(self.whole.low), x, rounded)  # no range yet in the very first step
 
 
 class _WeightQuantizer:
@@ -109,9 +109,8 @@ class _WeightQuantizer:
     def quantized_weight(self) -> torch.Tensor:
         scale = self._scale()
         if not self.export:
-            return torch.fake_quantize_per_channel_affine(
-                self.weight, scale, torch.zeros_like(scale, dtype=torch.int32), 0, -127, 127
-            )
+            # Zeros of a whole-number type would be checked for their range, and a GPU waited for at every layer.
+            return torch.fake_quantize_per_channel_affine(self.weight, scale, torch.zeros_like(scale), 0, -127, 127)
         arguments = (self.export_scale, self.export_zero_point, 0, -127, 127, torch.int8)
         rounded = _decomposed.quantize_per_channel.default(self.weight, *arguments)
         return _decomposed.dequantize_per_channel.default(rounded, *arguments)

@@ -41,9 +41,16 @@ class Technique:
         """What is trained and checkpointed together with the network, and dropped afterwards. Asked after `begin`."""
         return nn.Module()
 
+    def begin_epoch(self, view: int | None) -> None:
+        """Called before each epoch's steps. view: the fixed augmentation it trains on, None where it is a fresh one."""
+
     def loss(self, batch: Batch, logits: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
         """The loss to minimize. logits: the network's, float32 N x classes, just computed. loss: that of the
-        techniques before this one, else the batch's task loss."""
+        techniques before this one, else the batch's task loss.
+
+        A GPU may record what this computes and replay it: what changes from step to step must be a tensor that stays
+        where it is.
+        """
         return loss
 
     def after_step(self, network: nn.Module, step: int) -> None:
@@ -71,6 +78,10 @@ class Chain(Technique):
 
     def extra(self) -> nn.Module:
         return nn.ModuleList(technique.extra() for technique in self._techniques)
+
+    def begin_epoch(self, view: int | None) -> None:
+        for technique in self._techniques:
+            technique.begin_epoch(view)
 
     def loss(self, batch: Batch, logits: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
         for technique in self._techniques:

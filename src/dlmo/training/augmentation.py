@@ -5,13 +5,13 @@ import torch
 from dlmo.training.schedule import Augmentation
 
 # Random numbers of an image: mirrored, two shifts, contrast and brightness, the place of the cutout.
-_NUMBERS = 7
+NUMBERS = 7
 
 
 def numbers_of_view(count: int, view: int) -> torch.Tensor:
     """The random numbers of one fixed augmentation of `count` images, float32 count x 7, 0 to 1: the same `view`
     gives the same pixels in every training."""
-    return torch.rand((count, _NUMBERS), generator=torch.Generator().manual_seed(view))
+    return torch.rand((count, NUMBERS), generator=torch.Generator().manual_seed(view))
 
 
 def numbers_of_epoch(count: int, seed: int, epoch: int) -> torch.Tensor:
@@ -21,7 +21,7 @@ def numbers_of_epoch(count: int, seed: int, epoch: int) -> torch.Tensor:
     every image (Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", arXiv:2404.00498, section 3.6).
     """
     # Other seeds than the loop's, which shuffles the images with its own.
-    numbers = torch.rand((count, _NUMBERS), generator=torch.Generator().manual_seed(2**40 + seed * 100_003 + epoch))
+    numbers = torch.rand((count, NUMBERS), generator=torch.Generator().manual_seed(2**40 + seed * 100_003 + epoch))
     first = torch.rand(count, generator=torch.Generator().manual_seed(2**41 + seed))
     numbers[:, 0] = (first + epoch / 2) % 1
     return numbers
@@ -60,7 +60,7 @@ def _relight(images: torch.Tensor, strength: float, random: torch.Tensor) -> tor
 
 def _cut_out(images: torch.Tensor, side: int, random: torch.Tensor) -> torch.Tensor:
     _, height, width, _ = images.shape
-    centres = (random * torch.tensor([height, width], device=images.device)).long()
+    centres = torch.stack([random[:, 0] * height, random[:, 1] * width], 1).long()
 
     def inside(length: int, centre: torch.Tensor) -> torch.Tensor:
         start = centre[:, None] - side // 2

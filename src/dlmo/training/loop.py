@@ -16,10 +16,11 @@ from dlmo.data.dataset import Split
 from dlmo.data.preprocessing import PIXEL_OFFSET, PIXEL_SCALE
 from dlmo.techniques.technique import Batch, Technique
 from dlmo.training import checkpoint
-from dlmo.training.augmentation import augment, numbers_of_epoch, numbers_of_view
+from dlmo.training.augmentation import NUMBERS, augment, numbers_of_epoch, numbers_of_view
 from dlmo.training.curve import Epoch
 from dlmo.training.device import Device, memory_format, prepare
 from dlmo.training.optimizer import optimizers_for
+from dlmo.training.replay import Replay
 from dlmo.training.schedule import Augmentation, Schedule
 from dlmo.training.small_maps import quick_on_small_maps
 
@@ -81,6 +82,40 @@ def train(
         curve = _resume(checkpoint_path, network, extra, optimizers)
         first = len(curve)
         technique.resume(network, first * steps_per_epoch)
+    batch_size = min(schedule.batch_size, len(labels))
+    # What a step reads and writes stays where it is, so that a GPU can replay it.
+    chosen = torch.zeros(batch_size, dtype=torch.long, device=device.name)
+    numbers = torch.zeros((len(labels), NUMBERS), device=device.name)
+    rate = torch.zeros((), device=device.name)
+    loss_sum = torch.zeros((), device=device.name)
+    right = torch.zeros((), dtype=torch.long, device=device.name)
+
+    def train_on_chosen(scale: float, view: int | None) -> None:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+            group["lr"] = rate * group["share"]
+        augmented = augment(pixels[chosen], augmentation, numbers[chosen])
+        task_loss = functools.partial(
+            F.cross_entropy, target=labels[chosen], weight=weights, label_smoothing=schedule.label_smoothing
+        )
+        # A copy, not `contiguous`: with one channel that keeps strides that say channels_last.
+        inputs = to_network_input(augmented, scale).clone(memory_format=layout)
+        batch = Batch(inputs, labels[chosen], chosen, view, task_loss)
+        autocast = torch.autocast(device.name, device.autocast, enabled=device.autocast is not None)
+        with autocast, quick_on_small_maps(network) if device.name == "cpu" else contextlib.nullcontext():
+            logits = network(batch.inputs)
+        logits = logits.float()
+        loss = technique.loss(batch, logits, task_loss(logits))
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if schedule.clip_norm is not None:
+            nn.utils.clip_grad_norm_(network.parameters(), schedule.clip_norm)
+        for optimizer in optimizers:
+            optimizer.step()
+        loss_sum.add_(loss.detach())
+        right.add_((logits.detach().argmax(1) == batch.labels).sum())
+
+    replay = Replay(device)
     saved = time.monotonic()
     for epoch in range(first, schedule.epochs):
         started = time.monotonic()
@@ -89,42 +124,23 @@ def train(
         generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
         order = torch.randperm(len(labels), generator=generator).to(device.name)
         view = None if technique.views is None else epoch % technique.views
-        numbers = numbers_of_epoch(len(labels), seed, epoch) if view is None else numbers_of_view(len(labels), view)
-        numbers = numbers.to(device.name)
-        loss_sum = torch.zeros((), device=device.name)
-        right = torch.zeros((), dtype=torch.long, device=device.name)
+        drawn = numbers_of_epoch(len(labels), seed, epoch) if view is None else numbers_of_view(len(labels), view)
+        numbers.copy_(drawn)
+        technique.begin_epoch(view)
+        loss_sum.zero_()
+        right.zero_()
         network.train()
         extra.train()
         for step in range(steps_per_epoch):
             number = epoch * steps_per_epoch + step
-            for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-                group["lr"] = group["share"] * schedule.learning_rate_at(number, total)
-            chosen = order[step * schedule.batch_size : (step + 1) * schedule.batch_size]
-            augmented = augment(pixels[chosen], augmentation, numbers[chosen])
-            task_loss = functools.partial(
-                F.cross_entropy, target=labels[chosen], weight=weights, label_smoothing=schedule.label_smoothing
-            )
-            # A copy, not `contiguous`: with one channel that keeps strides that say channels_last.
-            inputs = to_network_input(augmented, schedule.size_at(number, total)).clone(memory_format=layout)
-            batch = Batch(inputs, labels[chosen], chosen, view, task_loss)
-            autocast = torch.autocast(device.name, device.autocast, enabled=device.autocast is not None)
-            with autocast, quick_on_small_maps(network) if device.name == "cpu" else contextlib.nullcontext():
-                logits = network(batch.inputs)
-            logits = logits.float()
-            loss = technique.loss(batch, logits, task_loss(logits))
-            for optimizer in optimizers:
-                optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if schedule.clip_norm is not None:
-                nn.utils.clip_grad_norm_(network.parameters(), schedule.clip_norm)
-            for optimizer in optimizers:
-                optimizer.step()
+            rate.fill_(schedule.learning_rate_at(number, total))
+            chosen.copy_(order[step * batch_size : (step + 1) * batch_size])
+            scale = schedule.size_at(number, total)
+            replay.run(functools.partial(train_on_chosen, scale, view), kind=scale)
             technique.after_step(network, number + 1)
-            loss_sum += loss.detach()
-            right += (logits.argmax(1) == batch.labels).sum()
             if progress is not None:
                 progress((number + 1) / total)
-        seen = steps_per_epoch * min(schedule.batch_size, len(labels))
+        seen = steps_per_epoch * batch_size
         judged = validation if epoch == schedule.epochs - 1 else part
         curve.append(
             Epoch(

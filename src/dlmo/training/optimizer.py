@@ -23,7 +23,8 @@ _A, _B, _C = 3.4445, -4.7750, 2.0315
 def optimizers_for(network: nn.Module, extra: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
     """The optimizers that together train `network` and `extra`.
 
-    The group entry "share" is what to multiply the schedule's learning rate by. Weight decay is for convolution and
+    The group entry "share" is what to multiply the schedule's learning rate by; "lr", the rate of the next step, is a
+    tensor on the network's device (see `training.replay`), set before each step. Weight decay is for convolution and
     linear weights only.
     """
     filters = normalized_filters(network) if schedule.orthogonal else []
@@ -39,8 +40,8 @@ def optimizers_for(network: nn.Module, extra: nn.Module, schedule: Schedule) -> 
         {"params": parameters, "weight_decay": schedule.weight_decay, "share": share}
         for share, parameters in decayed.items()
     ]
-    sgd = torch.optim.SGD(groups, lr=schedule.learning_rate, momentum=schedule.momentum, nesterov=True, foreach=True)
-    return [sgd, Muon(filters, schedule.learning_rate)] if filters else [sgd]
+    sgd = Sgd(groups, schedule.momentum)
+    return [sgd, Muon(filters)] if filters else [sgd]
 
 
 def _share_of(weight: nn.Parameter) -> float:
@@ -65,6 +66,27 @@ def normalized_filters(network: nn.Module) -> list[nn.Parameter]:
     ]
 
 
+class Sgd(torch.optim.Optimizer):
+    """SGD with Nesterov's momentum and weight decay, as `torch.optim.SGD` has it, which reads a rate that is a tensor
+    on a GPU back at every step."""
+
+    def __init__(self, groups: Sequence[dict], momentum: float) -> None:
+        super().__init__(groups, {"momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not parameters:
+                continue
+            gradients = [parameter.grad for parameter in parameters]
+            if group["weight_decay"]:
+                gradients = torch._foreach_add(gradients, parameters, alpha=group["weight_decay"])
+            steps = _ahead(gradients, _momenta(self, parameters), group["momentum"])
+            torch._foreach_mul_(steps, -group["lr"])
+            torch._foreach_add_(parameters, steps)
+
+
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalized: all directions of a layer's filters learn alike, not only those of large gradients.
 
@@ -73,8 +95,8 @@ class Muon(torch.optim.Optimizer):
     parameters: weights of convolutions, out x in x height x width.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], learning_rate: float) -> None:
-        super().__init__([{"params": list(parameters), "share": _RATE_SHARE}], {"lr": learning_rate * _RATE_SHARE})
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        super().__init__([{"params": list(parameters), "share": _RATE_SHARE}], {})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -87,14 +109,8 @@ class Muon(torch.optim.Optimizer):
             for shape, parameters in alike.items():
                 self._step_alike(shape, parameters, group["lr"])
 
-    def _step_alike(self, shape: torch.Size, parameters: list[nn.Parameter], learning_rate: float) -> None:
-        gradients = [parameter.grad for parameter in parameters]
-        momenta = [
-            self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter)) for parameter in parameters
-        ]
-        torch._foreach_mul_(momenta, _MOMENTUM)
-        torch._foreach_add_(momenta, gradients)
-        ahead = torch._foreach_add(gradients, momenta, alpha=_MOMENTUM)
+    def _step_alike(self, shape: torch.Size, parameters: list[nn.Parameter], learning_rate: torch.Tensor) -> None:
+        ahead = _ahead([parameter.grad for parameter in parameters], _momenta(self, parameters), _MOMENTUM)
         rows, columns = shape[0], shape[1:].numel()
         at_once = rows_at_once(rows)
         steps = orthogonalized(torch.stack(ahead).reshape(-1, at_once, columns)).reshape(-1, *shape)
@@ -102,7 +118,21 @@ class Muon(torch.optim.Optimizer):
         norms = torch._foreach_norm(parameters)
         torch._foreach_mul_(norms, rows**-0.5)
         torch._foreach_div_(parameters, norms)
-        torch._foreach_add_(parameters, steps.unbind(), alpha=-length)
+        torch._foreach_add_(parameters, (steps * -length).unbind())
+
+
+def _momenta(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> list[torch.Tensor]:
+    for parameter in parameters:
+        if "momentum_buffer" not in optimizer.state[parameter]:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return [optimizer.state[parameter]["momentum_buffer"] for parameter in parameters]
+
+
+def _ahead(gradients: list[torch.Tensor], momenta: list[torch.Tensor], momentum: float) -> list[torch.Tensor]:
+    """Add the gradients to the momenta and look one step ahead (Nesterov)."""
+    torch._foreach_mul_(momenta, momentum)
+    torch._foreach_add_(momenta, gradients)
+    return torch._foreach_add(gradients, momenta, alpha=momentum)
 
 
 def rows_at_once(rows: int) -> int:

@@ -137,7 +137,7 @@ def test_the_weight_rises_from_nothing_over_the_warmup(digits):
             return student.sum() * 0 + 1
 
     technique = FromAnswers(Alone(), 0.0, 2.0, lambda batch: None, warmup=0.5)
-    technique.begin(None, 8)
+    technique.begin(torch.nn.Linear(1, 1), 8)
     logits = torch.zeros(2, 3)
     for step in range(8):
         shares.append(float(technique.loss(batch_of(logits, torch.zeros(2, dtype=torch.long), None), logits, 0.0)))

@@ -55,10 +55,21 @@ class StoredTeacher:
         self._answers = answers
         self._device = device
         self._view: int | None = None
+        self._said: torch.Tensor | None = None
+
+    def turn_to(self, view: int) -> None:
+        """Hold what the teacher says of this view, in the place of the one before."""
+        if view == self._view:
+            return
+        said = self._answers(view)
+        if self._said is None:
+            self._said = said.to(self._device.name)
+        else:
+            self._said.copy_(said)
+        self._view = view
 
     def __call__(self, batch: Batch) -> torch.Tensor:
-        if batch.view != self._view:
-            self._said, self._view = self._answers(batch.view).to(self._device.name), batch.view
+        self.turn_to(batch.view)
         return self._said[batch.positions].float()
 
 
@@ -84,18 +95,28 @@ class FromAnswers(Technique):
         self._warmup = warmup
 
     def begin(self, network: nn.Module, steps: int) -> nn.Module:
-        self._rise, self._step = self._warmup * steps, 0
+        self._rise = self._warmup * steps
+        self._risen = torch.zeros((), device=next(network.parameters()).device)
+        self._rise_to(0)
         return network
 
+    def begin_epoch(self, view: int | None) -> None:
+        if isinstance(self._answers, StoredTeacher):
+            self._answers.turn_to(view)
+
     def loss(self, batch: Batch, logits: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
-        weight = self._weight * (self._step / self._rise if self._step < self._rise else 1)
+        weight = self._weight * self._risen
         return self._labels * loss + weight * self._loss(logits, self._answers(batch), batch.labels)
 
     def after_step(self, network: nn.Module, step: int) -> None:
-        self._step = step
+        if step < self._rise + 1:
+            self._rise_to(step)
 
     def resume(self, network: nn.Module, step: int) -> None:
-        self._step = step
+        self._rise_to(step)
+
+    def _rise_to(self, step: int) -> None:
+        self._risen.fill_(step / self._rise if step < self._rise else 1)
 
 
 class FromMaps(Technique):
@@ -132,6 +153,10 @@ class FromMaps(Technique):
 
     def extra(self) -> nn.Module:
         return self._projectors
+
+    def begin_epoch(self, view: int | None) -> None:
+        if isinstance(self._pooled, StoredTeacher):
+            self._pooled.turn_to(view)
 
     def loss(self, batch: Batch, logits: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
         if self._pooled is None:
