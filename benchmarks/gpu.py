@@ -2,8 +2,8 @@
 
     python benchmarks/gpu.py [cifar10:DIR] [--network resnet20@2] [--batch 128] [--steps 100] [--rounds 3] [--epochs N]
 
-Images per second are of random images at full size, without progressive resizing, best of the rounds; the same
-network is also trained compiled by torch.compile, for whoever wonders whether that would pay here. With a source of
+Images per second are of random images at full size, without progressive resizing, best of the rounds: as dlmo trains,
+each step recorded once and replayed, and with every kernel of every step started anew. With a source of
 CIFAR-10, the network is trained as `dlmo study` trains it, under longer and longer schedules (or the one of --epochs),
 until one ends at 94 % of the test images; its training time is what is told (reading data and building are not
 counted). --rounds 0 leaves out the images per second.
@@ -12,7 +12,8 @@ Says so and does nothing where there is no CUDA GPU.
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
+from unittest import mock
 
 import numpy as np
 import torch
@@ -28,7 +29,17 @@ from training import AUGMENTATION, fresh, random_split
 GOAL = 0.94
 SIDE = 32
 TRIED_EPOCHS = (8, 12, 16, 24, 32, 48, 64)
-WARM_UP_STEPS = 20  # kernels are chosen, memory pools filled, code compiled
+WARM_UP_STEPS = 20  # kernels are chosen, memory pools filled, the step recorded
+
+
+class NoReplay:
+    """Stands in for `Replay`."""
+
+    def __init__(self, device: Device) -> None:
+        pass
+
+    def run(self, step: Callable[[], None], kind: Hashable) -> None:
+        step()
 
 
 def rate(network: torch.nn.Module, batch: int, steps: int, device: Device) -> float:
@@ -79,12 +90,12 @@ def main() -> None:
         print("skipped: torch sees no CUDA GPU on this machine")
         return
     print(f"dlmo trains on {device.describe()}, torch {torch.__version__}")
-    kinds = {"as dlmo trains it": lambda network: network, "compiled": torch.compile}
-    for kind, prepare in kinds.items() if arguments.rounds else ():
-        rates = [
-            rate(prepare(fresh(arguments.network, SIDE)), arguments.batch, arguments.steps, device)
-            for _ in range(arguments.rounds)
-        ]
+    for kind, maker in (("replayed", loop.Replay), ("started anew", NoReplay)) if arguments.rounds else ():
+        with mock.patch.object(loop, "Replay", maker):
+            rates = [
+                rate(fresh(arguments.network, SIDE), arguments.batch, arguments.steps, device)
+                for _ in range(arguments.rounds)
+            ]
         print(f"{arguments.network}, batch {arguments.batch}, {kind}: {max(rates):,.0f} images/s", flush=True)
     if arguments.source is not None:
         tried = TRIED_EPOCHS if arguments.epochs is None else (arguments.epochs,)

@@ -51,6 +51,20 @@ def test_less_than_an_epoch_sees_a_part_of_the_images(digits):
     assert len(seen) == 0.35 * len(images) // 32 and seen[-1] == 1
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_of_weighed_classes_is_torchs(smoothing):
+    torch.manual_seed(0)
+    labels, weights = torch.tensor([0, 2, 1, 2, 2]), torch.tensor([2.0, 1.0, 0.3])
+    for given in (weights, None):
+        ours, theirs = (torch.randn(5, 3, generator=torch.Generator().manual_seed(1)).requires_grad_() for _ in "ab")
+        found = loop.cross_entropy(ours, labels, given, smoothing)
+        expected = nn.functional.cross_entropy(theirs, labels, weight=given, label_smoothing=smoothing)
+        found.backward()
+        expected.backward()
+        assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+        assert torch.allclose(ours.grad, theirs.grad, atol=1e-7)
+
+
 class Killed(Exception):
     pass
 

@@ -1,5 +1,6 @@
 """The stages of a study as tasks: each is made once, after those it needs, here or on a cluster."""
 
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -70,6 +71,7 @@ def make_here(
         try:
             task.make(workspace)
         except Exception as error:
+            traceback.clear_frames(error.__traceback__)  # they hold a training's tensors
             errors[task.key] = error
             workspace.progress.note(f"failed: {one_line(error)}")  # at once: the rest may take hours
     return errors

@@ -13,7 +13,7 @@ class Batch:
 
     inputs: float32 N x channels x H x W, augmented and resized. labels: int64 N.
     positions: int64 N, the images' places among the training images. view: number of their fixed augmentation,
-    None where it is a fresh one.
+    None where it is a fresh one; to be acted upon in `begin_epoch`, not in `loss`, which a GPU may replay.
     task_loss: the cross-entropy of logits (N x classes) and labels that plain training minimizes.
     """
 

@@ -29,7 +29,7 @@ _CHECKPOINT_SECONDS = 20.0
 # In a batch that is only predicted: so many images, and of large ones so many pixels.
 _PREDICTED_IMAGES, _PREDICTED_PIXELS = 256, 2**22
 # The curve is drawn on so many validation images, evenly spaced; its last point on all of them.
-_CURVE_IMAGES = 1000
+CURVE_IMAGES = 1000
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def train(
     pixels = torch.from_numpy(images.images).to(device.name)
     labels = torch.from_numpy(images.labels).to(device.name)
     weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32, device=device.name)
-    part = validation.spread(_CURVE_IMAGES)
+    part = validation.spread(CURVE_IMAGES)
     curve: list[Epoch] = []
     first = 0
     if checkpoint_path is not None and checkpoint_path.exists():
@@ -95,7 +95,7 @@ def train(
             group["lr"] = rate * group["share"]
         augmented = augment(pixels[chosen], augmentation, numbers[chosen])
         task_loss = functools.partial(
-            F.cross_entropy, target=labels[chosen], weight=weights, label_smoothing=schedule.label_smoothing
+            cross_entropy, labels=labels[chosen], weights=weights, label_smoothing=schedule.label_smoothing
         )
         # A copy, not `contiguous`: with one channel that keeps strides that say channels_last.
         inputs = to_network_input(augmented, scale).clone(memory_format=layout)
@@ -158,6 +158,18 @@ def train(
     return Training(network.to("cpu").eval(), tuple(curve))
 
 
+def cross_entropy(
+    logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None, label_smoothing: float
+) -> torch.Tensor:
+    """As torch has it, whose form for weighed classes waits for a GPU. weights: float32, classes, or None."""
+    if weights is None:
+        return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    scores, own = logits.log_softmax(1), weights[labels]
+    of_labels = -(own * scores.gather(1, labels[:, None])[:, 0]).sum()
+    of_all = -(scores @ weights).sum() / logits.shape[1]
+    return ((1 - label_smoothing) * of_labels + label_smoothing * of_all) / own.sum()
+
+
 def to_network_input(images: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
     """uint8 N x H x W x C to normalized float32 N x C x H x W in channels_last layout, sides times `scale`."""
     batch = images.permute(0, 3, 1, 2).to(torch.float32).sub_(PIXEL_OFFSET).div_(PIXEL_SCALE)
@@ -206,7 +218,8 @@ def _resume(path: Path, network: nn.Module, extra: nn.Module, optimizers: list[t
     for index, (optimizer, parameter) in enumerate(_trained(optimizers)):
         buffer = tensors.get(f"momentum.{index}")
         if buffer is not None:
-            optimizer.state[parameter]["momentum_buffer"] = buffer.to(parameter.device)
+            # In the parameter's memory layout: steps over tensors of one layout are one kernel on a GPU.
+            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
     return [Epoch(**line) for line in record["curve"]]
 
 

@@ -23,8 +23,8 @@ _A, _B, _C = 3.4445, -4.7750, 2.0315
 def optimizers_for(network: nn.Module, extra: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
     """The optimizers that together train `network` and `extra`.
 
-    The group entry "share" is what to multiply the schedule's learning rate by; "lr", the rate of the next step, is a
-    tensor on the network's device (see `training.replay`), set before each step. Weight decay is for convolution and
+    The group entry "share" is what to multiply the schedule's learning rate by; "lr", the rate, is a
+    tensor on the network's device, which a step sets first (see `training.replay`). Weight decay is for convolution and
     linear weights only.
     """
     filters = normalized_filters(network) if schedule.orthogonal else []
@@ -67,8 +67,8 @@ def normalized_filters(network: nn.Module) -> list[nn.Parameter]:
 
 
 class Sgd(torch.optim.Optimizer):
-    """SGD with Nesterov's momentum and weight decay, as `torch.optim.SGD` has it, which reads a rate that is a tensor
-    on a GPU back at every step."""
+    """SGD with Nesterov's momentum and weight decay, as `torch.optim.SGD(foreach=True)` has it, which reads a rate that
+    is a tensor back from a GPU at every step."""
 
     def __init__(self, groups: Sequence[dict], momentum: float) -> None:
         super().__init__(groups, {"momentum": momentum})

@@ -147,6 +147,31 @@ def test_the_weight_rises_from_nothing_over_the_warmup(digits):
     assert float(technique.loss(batch_of(logits, torch.zeros(2, dtype=torch.long), None), logits, 0.0)) == 0.5
 
 
+@pytest.mark.parametrize("scheme", ["kd", "dkd", "rkd", "projector"])
+def test_what_a_gpu_replays_stays_where_it_is(digits, scheme):
+    technique = SCHEMES[scheme](digits)
+    places = []
+
+    class Watch(Technique):
+        def after_step(self, network, step):
+            stored = technique._answers if scheme in ("kd", "dkd") else technique._pooled
+            tensors = [stored._said, *network.parameters(), *technique.extra().parameters()]
+            tensors += [technique._risen] if scheme in ("kd", "dkd") else []
+            places.append([tensor.data_ptr() for tensor in tensors])
+
+    fit(digits, Chain(technique, Watch()), epochs=4)
+    assert len(places) > 4 and all(place == places[0] for place in places)
+
+
+def test_answers_to_another_view_are_refused(digits):
+    live = LiveTeacher(build("resnet8@0.5", 1), CPU)
+    stored = StoredTeacher(functools.partial(answers_to_view, live, CPU, images(digits, 64), PLAIN), CPU)
+    stored.turn_to(0)
+    batch = Batch(torch.zeros(1), torch.zeros(1), torch.tensor([3]), 1, None)
+    with pytest.raises(ValueError, match="turned to view 0, asked for view 1"):
+        stored(batch)
+
+
 def test_the_peer_learns_too(digits):
     technique = online(digits)
     before = copy.deepcopy(technique.peer)
@@ -206,6 +231,10 @@ def test_a_stored_answer_is_the_teachers_answer_to_the_image_the_student_sees(di
 
     class Compare(Technique):
         views = 2
+
+        def begin_epoch(self, view):
+            stored.turn_to(view)
+            pooled.turn_to(view)
 
         def loss(self, batch, logits, loss):
             assert torch.allclose(stored(batch), live(batch.inputs), atol=1e-2)

@@ -46,7 +46,8 @@ class LiveTeacher:
 
 
 class StoredTeacher:
-    """What the teacher says of fixed views of the training images, each computed once; see `answers_to_view`.
+    """What the teacher says of fixed views of the training images, each computed once; see `answers_to_view`. Whoever
+    asks turns to an epoch's view first: while a GPU replays steps, nothing here is called.
 
     answers: gives a view's logits or pooled maps, N x classes or channels. One view is held at a time.
     """
@@ -63,13 +64,14 @@ class StoredTeacher:
             return
         said = self._answers(view)
         if self._said is None:
-            self._said = said.to(self._device.name)
+            self._said = said.to(self._device.name, copy=True)
         else:
             self._said.copy_(said)
         self._view = view
 
     def __call__(self, batch: Batch) -> torch.Tensor:
-        self.turn_to(batch.view)
+        if batch.view != self._view:
+            raise ValueError(f"turned to view {self._view}, asked for view {batch.view}")
         return self._said[batch.positions].float()
 
 

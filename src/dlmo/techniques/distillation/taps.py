@@ -10,7 +10,7 @@ from dlmo.errors import UserError
 
 
 class Taps:
-    """Holds the output of some modules of a network from each forward pass until `take`."""
+    """Holds the output of some modules of a network from each forward pass that is learned from until `take`."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self._maps: dict[int, torch.Tensor] = {}
@@ -31,7 +31,8 @@ class Taps:
         self._maps.clear()
 
     def _keep(self, index: int, output: torch.Tensor) -> None:
-        self._maps[index] = output
+        if torch.is_grad_enabled():
+            self._maps[index] = output
 
 
 def cut_at(network: fx.GraphModule, modules: Sequence[nn.Module]) -> fx.GraphModule:
