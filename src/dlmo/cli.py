@@ -351,7 +351,10 @@ def evaluate(
 
 @app.command()
 def package(
-    run: Annotated[Path, typer.Argument(help="a folder that `dlmo optimize`, `study` or `compress` wrote")],
+    run: Annotated[
+        Path,
+        typer.Argument(help="folder that `dlmo optimize`, `study` or `compress` wrote; of `study paper` one inside it"),
+    ],
     out: Annotated[Path, typer.Option(help="folder to make, or a file that ends in .zip")],
     artifact: Annotated[
         str | None, typer.Option(help="name of a file in the run's artifacts/, for another than the chosen one")

@@ -1,7 +1,9 @@
 import pytest
 
 from dlmo.errors import UserError
+from dlmo.measure import memory
 from dlmo.strategy.budget import make_budget, parse_duration, parse_size, without_latency
+from dlmo.strategy.optimize import optimize
 
 
 @pytest.mark.parametrize("text, size", [("100KB", 100_000), ("96KiB", 98_304), ("1.5MB", 1_500_000), ("7", 7)])
@@ -42,3 +44,9 @@ def test_a_target_without_latency_is_judged_by_ram():
     assert budget.words()["goal"] == "best balance of accuracy, RAM and size"
     with pytest.raises(UserError, match="--max-latency.*target mcu"):
         without_latency(budget, "mcu", "3ms")
+
+
+def test_a_limit_on_memory_that_nobody_can_see_is_refused(monkeypatch):
+    monkeypatch.setattr(memory, "is_told", lambda: False)
+    with pytest.raises(UserError, match="--max-ram 64KB: this system does not tell"):
+        optimize("digits", max_ram="64KB")

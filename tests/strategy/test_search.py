@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from optuna.trial import TrialState
 
-from dlmo.errors import DeviceError, StoreError
+from dlmo.errors import DeviceError, StoreError, UserError
 from dlmo.strategy import search as searching
 from dlmo.strategy.budget import make_budget
 from dlmo.strategy.evidence import Evidence
@@ -156,6 +156,38 @@ def test_a_longer_search_begins_with_what_a_shorter_one_found_best(fresh, traine
     search(fresh, SPACE, terms(fresh, short=2, long=8, seconds=600))
     first = [untaught(recipe) for recipe, epochs in trained if epochs == 2][: len(SPACE.first()) + len(best)]
     assert best and best <= set(first)
+
+
+def test_what_an_earlier_search_found_best_is_trained_long_first(fresh, trained):
+    search(fresh, SPACE, terms(fresh))
+    trained.clear()
+    again = terms(fresh, long=8, seconds=600)  # the same short trainings
+    best = searching._winners(fresh, SPACE, again)
+    search(fresh, SPACE, again)
+    long = [recipe for recipe, epochs in trained if epochs == 8]
+    assert best and set(long[: len(best)]) == set(best)
+
+
+def test_a_cut_that_changes_nothing_is_no_failure_to_try_again(fresh, trained, monkeypatch):
+    def check(workspace, recipe):
+        if any(step.name == "prune_channels" for step in recipe.steps):
+            raise UserError("cuts nothing")
+
+    monkeypatch.setattr(searching, "check_cutting", check)
+    first = search(fresh, SPACE, terms(fresh)).search
+    assert any(trial.refused == "cuts nothing" for trial in first.trials)
+    before = len(trained)
+    assert "in an earlier run" in search(fresh, SPACE, terms(fresh)).search.stopped and len(trained) == before
+
+
+def test_a_recipe_must_run_on_every_target(fresh):
+    class Microcontroller:
+        name = "mcu"
+
+    searcher = searching._Searcher(replace(fresh, more_targets={"mcu": Microcontroller()}), SPACE, terms(fresh))
+    for text in ("resnet8@0.5 > prune(0.8) > int8", "resnet8@0.5 > dynamic_int8"):
+        assert not searcher._legal(parse(text))
+    assert searcher._legal(parse("resnet8@0.5 > int8"))
 
 
 def untaught(recipe):

@@ -50,6 +50,11 @@ def run_three_times(opened: Callable[[], Runner], report: Callable[[float], None
     return runner, None if before is None or after is None else after - before
 
 
+def is_told() -> bool:
+    """Whether this system tells what memory a process took."""
+    return _peak() is not None
+
+
 def _peak() -> int | None:
     """The largest memory this process has held so far, in bytes; None where the system does not tell."""
     try:

@@ -30,6 +30,7 @@ from dlmo.strategy.plan import (
     augmentation_for,
     class_weights_for,
     full_epochs,
+    macs_of,
     make_plan,
     plan_for,
     remaining_seconds,
@@ -135,7 +136,7 @@ class Finished:
 class Prepared:
     """A job whose data are read and whose recipes, by network, are known to be possible.
 
-    seconds: it may take, None for full schedules. notes: said so far.
+    seconds: it may take, None for full schedules, since `begun`, by time.monotonic(). notes: said so far.
     """
 
     workspace: Workspace
@@ -143,6 +144,7 @@ class Prepared:
     seconds: float | None
     notes: tuple[str, ...]
     trackers: list[tracking.Tracker]
+    begun: float
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ class Planned:
 
 def prepare(source: str | Path, job: Job, options: Options, progress: Progress, *, measuring: bool = True) -> Prepared:
     """Refuse what can be refused, and read the data. Without `measuring`, no runtime is asked for, and no --out."""
+    begun = time.monotonic()
     found = {name: targets.find(name, ready=measuring) for name in options.targets}
     target = found.pop(options.target)
     allowed = options.time or job.default_time
@@ -200,7 +203,7 @@ def prepare(source: str | Path, job: Job, options: Options, progress: Progress, 
                 from dlmo.study.mixed import check_size
 
                 check_size(workspace, recipe)
-    return Prepared(workspace, recipes, seconds, notes, trackers)
+    return Prepared(workspace, recipes, seconds, notes, trackers, begun)
 
 
 def plan_job(ready: Prepared, job: Job, options: Options, *, known_only: bool = False) -> Planned | None:
@@ -216,6 +219,7 @@ def plan_job(ready: Prepared, job: Job, options: Options, *, known_only: bool = 
         all_networks=job.all_networks,
         seeds=seeds,
         known_only=known_only,
+        begun=ready.begun,
     )
     if plan is None:
         return None
@@ -248,7 +252,8 @@ def run_prepared(ready: Prepared, job: Job, options: Options, begun: float, plan
     space = _space(job, ready)
     # A plan times trainings, which for a long job takes longer than to see that a limit is out of reach.
     planned = planned or plan_job(ready, job, options, known_only=job.limited)
-    if job.limited and (planned is None or _trains(workspace, planned, seeds)):  # else refusing would save nothing
+    # Else refusing would save nothing.
+    if job.limited and (planned is None or space is not None or _trains(workspace, planned, seeds)):
         known = [recipe for recipes in ready.recipes.values() for recipe in recipes]
         candidates = [*known, *(space.smallest() if space else ())]
         likely = smallest(workspace, candidates)
@@ -388,7 +393,9 @@ def _search(
             content = make_artifact(workspace, recipe, plan.networks[recipe.network], seed).content()
             right = accuracy(scores(workspace, content, "validation", str(recipe)), workspace.dataset.validation.labels)
             plain[recipe.network] = right.value
-    to_measure = (len(planned) + _MEASURED_FILES) * _SECONDS_TO_MEASURE
+    macs = max(macs_of(workspace, name) for name in plan.networks)
+    per_file = _SECONDS_TO_MEASURE + workspace.target.seconds_to_predict(len(workspace.dataset.test), macs)
+    to_measure = (len(planned) + _MEASURED_FILES) * per_file
     short = round(_SHORT_SHARE * full_epochs(len(workspace.dataset.train)))
     terms = Terms(
         short=min(plan.epochs, max(1, min(short, plan.epochs // 2))),
@@ -414,6 +421,8 @@ def _refused(job: Job, options: Options, ready: Prepared, out_of_reach: tuple[st
     dataset = ready.workspace.dataset
     kept = options.folder is not None and holds_model(options.folder)
     notes = ["nothing was trained: the files of the smallest candidates, untrained, break the limits"]
+    if job.default_time is not None and job.space_for is None and not options.epochs and job.own is None:
+        notes.append("with --time, such as --time 15m, narrower networks and cut ones are tried too")
     if kept:
         notes.append(f"{options.out} keeps the model and the reports of the earlier run; nothing was written")
     run = Run(

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from dlmo import networks
 from dlmo.data import Dataset
-from dlmo.errors import BudgetError
-from dlmo.measure import targets
+from dlmo.errors import BudgetError, UserError
+from dlmo.measure import memory, targets
 from dlmo.progress import Progress
 from dlmo.strategy import legality
 from dlmo.strategy.budget import make_budget, without_latency
@@ -48,6 +48,11 @@ def optimize(
     budget = make_budget(service, **limits, **shares)
     if not targets.find(options.target).tells_latency:
         budget = without_latency(budget, options.target, max_latency)
+    if max_ram is not None and options.target == "cpu" and not memory.is_told():
+        raise UserError(
+            f"--max-ram {max_ram}: this system does not tell what memory a process takes (no /proc); leave it out, or "
+            "name a target that tells it (mcu, npu, ssh:...)"
+        )
     own = open_own(model, network, mean, std, channel_order)
     named = [own.name] if own else list(dict.fromkeys(networks.canonical(name) for name in network))
     arguments = {"service": service, **limits, **shares, **own_arguments(own, named), **given_options(options)}
@@ -68,7 +73,7 @@ def optimize(
 
     def space(dataset: Dataset) -> Space:
         images, shape = len(dataset.train), dataset.input_shape
-        return space_for(options.target, images, shape, options.stem, tuple(named), own is not None)
+        return space_for(options.targets, images, shape, options.stem, tuple(named), own is not None)
 
     job = Job(
         command_line("optimize", [source], arguments),

@@ -31,7 +31,9 @@ _PLANNED_SHARE = 0.95
 _SECONDS_PER_FILE = 5.0
 # A probe lasts this share of the time there is: processors are often faster for a few seconds than for minutes.
 _PROBE_SHARE, _SHORTEST_PROBE, _LONGEST_PROBE = 0.004, 2.0, 15.0  # of the time, seconds, seconds
-_LEAST_PROBE_STEPS, _PROBE_BATCHES = 4, 40
+_LEAST_PROBE_STEPS, _PROBE_BATCHES, _PROBE_VALIDATION_IMAGES = 4, 40, 64
+# On a GPU, where the first ones only prepare and record what all others replay.
+_LEAST_PROBE_STEPS_OF_GPU = 16
 # What even the longest probe does not see: in trainings of half an hour and more, epochs of ResNet-20 at full size took
 # 1.13 times as long as its probe had told, and quantization-aware ones 1.11 times.
 _SLOWER_IN_THE_LONG_RUN, _LONG_RUN = 0.13, 1800.0  # share; seconds
@@ -48,7 +50,7 @@ _PARTS_OF_AN_EPOCH = (0.75, 0.5, 0.35, 0.25, 0.15, 0.1)
 # Smaller images first, where the last fifth of the steps is enough to settle the statistics: with 8 epochs, or so many
 # steps in each.
 _SMALLEST_PROGRESSIVE_SIDE, _STEPS_OF_LARGE_SETS = 28, 300
-_VERSION = 12
+_VERSION = 13
 
 
 @dataclass(frozen=True)
@@ -154,14 +156,17 @@ def make_plan(
     all_networks: bool,
     seeds: Sequence[int] = (0,),
     known_only: bool = False,
+    begun: float | None = None,
 ) -> Plan | None:
     """Fit schedules to the time, or take `epochs` as given, and `epochs_of` for networks that shall have others.
 
     networks: candidates, best first. recipes: what will be run per network. epochs_of may also name their teachers.
     all_networks: the user named them, so none may be dropped. The plan is kept in the store: the same question gets the
     same answer, whatever the machine does at that moment, and nothing is trained anew.
-    known_only: None where the store does not hold the plan, as making one takes time.
+    known_only: None where the store does not hold the plan, as making one takes time. begun: since when `seconds` run,
+    by time.monotonic(); now, if not given.
     """
+    begun = time.monotonic() if begun is None else begun
     teachers = _teachers([recipe for network in networks for recipe in recipes[network]])
     for network, value in epochs_of.items():
         if network not in (*networks, *teachers):
@@ -213,7 +218,8 @@ def make_plan(
             epoch = {name: _seconds_per_epoch(workspace, name, probe) for name in timed}
             plain = dict.fromkeys(networks, 0.0) | epoch
             costs = {name: _Cost.probe(workspace, name, recipes[name], plain, probe) for name in networks}
-        counts = _fit(costs, images, plan_of, seconds, epochs, all_networks, len(seeds))
+        left = None if seconds is None else seconds - (time.monotonic() - begun)
+        counts = _fit(costs, images, plan_of, left, epochs, all_networks, len(seeds))
         if seconds is not None and epochs is None:
             counts = no_shorter_than_before(counts)
         counts |= {network: value for network, value in epochs_of.items() if network in networks}
@@ -468,14 +474,14 @@ class _Probe:
 
 
 def _seconds_per_epoch(workspace: Workspace, network: str, probe: _Probe, quantization_aware: bool = False) -> float:
-    """Time the training of an epoch by some of its steps."""
+    """Time the training of an epoch by some of its steps, and the look at validation images behind it."""
     import torch
 
     from dlmo.study.workspace import build_network
     from dlmo.techniques.fake_quantization import QuantizationAwareTraining
     from dlmo.techniques.technique import Technique
     from dlmo.training.device import best_device
-    from dlmo.training.loop import train
+    from dlmo.training.loop import CURVE_IMAGES, predict, train
 
     data = workspace.dataset
     images = len(data.train)
@@ -485,19 +491,20 @@ def _seconds_per_epoch(workspace: Workspace, network: str, probe: _Probe, quanti
     stamps = [time.monotonic()]
 
     device = best_device()
+    least = _LEAST_PROBE_STEPS_OF_GPU if device.name == "cuda" else _LEAST_PROBE_STEPS
 
     def stamp(share: float) -> None:
         if device.name == "cuda":
             torch.cuda.synchronize()  # a GPU's steps are only queued when they return
         stamps.append(time.monotonic())
-        if len(stamps) > _LEAST_PROBE_STEPS and stamps[-1] - stamps[0] > probe.lasting:
+        if len(stamps) > least and stamps[-1] - stamps[0] > probe.lasting:
             raise _EnoughSeen
 
     part = data.train.take(np.arange(min(images, batch * _PROBE_BATCHES)))
     nothing = data.validation.take(np.arange(1))
     torch.manual_seed(0)
     fresh = build_network(workspace, network)
-    rounds = max(1, round(probe.lasting / _SHORTEST_PROBE))
+    rounds = max(1, round(probe.lasting / _SHORTEST_PROBE), math.ceil(least / max(1, len(part) // batch)))
     setup = Schedule(rounds, min(batch, images), 0.001, 0.1, orthogonal=not quantization_aware)
     with contextlib.suppress(_EnoughSeen):
         train(
@@ -506,7 +513,14 @@ def _seconds_per_epoch(workspace: Workspace, network: str, probe: _Probe, quanti
         )  # fmt: skip
     # The first steps also choose kernels and fill memory pools, and find the processor rested.
     steps = np.diff(stamps)
-    return probe.pace * float(np.mean(steps[len(steps) // 2 :])) * steps_per_epoch
+    seconds = float(np.mean(steps[len(steps) // 2 :])) * steps_per_epoch
+    some = data.validation.spread(_PROBE_VALIDATION_IMAGES)
+    fresh = fresh.to(device.name)
+    predict(fresh, some, device)  # chooses kernels too
+    started = time.monotonic()
+    predict(fresh, some, device)
+    judged = (time.monotonic() - started) / len(some) * min(CURVE_IMAGES, len(data.validation))
+    return probe.pace * (seconds + judged)
 
 
 class _EnoughSeen(Exception):

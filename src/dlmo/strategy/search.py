@@ -26,7 +26,7 @@ from dlmo.networks import plain_name
 from dlmo.networks.own import is_own
 from dlmo.progress import SilentProgress
 from dlmo.strategy import evidence, legality
-from dlmo.strategy.budget import SERVICES, Budget, running_of, shortfalls
+from dlmo.strategy.budget import SERVICES, Budget, cost_shortfalls, running_of, shortfalls
 from dlmo.strategy.choose import pick
 from dlmo.strategy.plan import macs_of, remaining_seconds
 from dlmo.strategy.space import Space
@@ -40,7 +40,7 @@ from dlmo.study.workspace import Artifact, NetworkPlan, Workspace
 from dlmo.training.schedule import PROGRESSIVE_COST
 
 # Raise it when the proposals, or what is noted of them, would be others.
-_VERSION = 7
+_VERSION = 8
 # Of so many short trainings one is followed by a long one.
 _SHORT_PER_LONG = 3
 # Drawn at random before the sampler has something to go by.
@@ -149,7 +149,7 @@ class _Searcher:
             path = _winners_file(self._workspace, self._space, self._terms)
             path.touch()  # Optuna's lock of a file that is not there would never be taken off after a kill
             with _alone_with(path):
-                write_atomically(path, json.dumps(list(found.values())).encode())
+                write_atomically(path, json.dumps(found).encode())
 
     def _ask_again(self) -> None:
         """Propose anew what other limits than these refused by its shape, and what there was no time for."""
@@ -207,12 +207,14 @@ class _Searcher:
                 continue
             number, recipe = self._propose()
             known = next((trial for trial in self._looked_at() if trial.recipe == str(recipe)), None)
-            repeats = repeats + 1 if known else 0
-            if known is None and not self._affords([recipe], self._terms.short):
+            if known is not None:
+                repeats += 1
+            elif not self._affords([recipe], self._terms.short):
                 unaffordable += 1
                 self._study.tell(number, state=TrialState.FAIL)
                 continue
-            unaffordable = 0
+            else:
+                repeats = unaffordable = 0
             self._try(number, recipe, known)
 
     def _met(self) -> bool:
@@ -226,11 +228,12 @@ class _Searcher:
             max_latency_ms=budget.max_latency_ms and budget.max_latency_ms / _MEASURED_AGAIN,
             max_ram=budget.max_ram and budget.max_ram / _MEASURED_AGAIN,
         )
+        long = self._promoted().values()
+        # Where the target runs no plain network, a loss is measured against the most accurate result.
+        before = max(self._plain().values(), default=max((t.validation_accuracy or 0.0 for t in long), default=0.0))
         return any(
-            not trial.refused
-            and not shortfalls(trial, strict, max(self._plain().values(), default=0.0))
-            and _surely(trial) >= budget.min_accuracy
-            for trial in self._promoted().values()
+            not trial.refused and not shortfalls(trial, strict, before) and _surely(trial) >= budget.min_accuracy
+            for trial in long
         )
 
     def _propose(self) -> tuple[int, Recipe]:
@@ -254,8 +257,9 @@ class _Searcher:
         """Refuse a recipe or train it short, and tell Optuna. known: what became of the same recipe before."""
         from optuna.trial import TrialState
 
-        found = known or self._refused(recipe) or self._trained(recipe, self._terms.short)
-        failed = bool(found.refused) and found.size_bytes is None
+        refused = None if known else self._cuts_nothing(recipe)
+        found = known or refused or self._refused(recipe) or self._trained(recipe, self._terms.short)
+        failed = bool(found.refused) and found.size_bytes is None and refused is None
         if known is None:
             self._note(f"trial {found.recipe}", asdict(found), lasting=not failed)
             self._workspace.progress.note(f"search: {_words(found)}")
@@ -269,14 +273,21 @@ class _Searcher:
         values = found.validation_accuracy, found.size_bytes, float(f"{min(running, 1e12):.2g}")
         self._study.tell(number, values, skip_if_finished=True)
 
-    def _refused(self, recipe: Recipe) -> Trial | None:
-        """The trial of a recipe whose shape breaks the limits, or that is another recipe's by its shape; None for
-        others."""
+    def _cuts_nothing(self, recipe: Recipe) -> Trial | None:
+        """The trial of a recipe that is another one's by its shape, now and always; None for others."""
         begun = time.monotonic()
         try:
             check_cutting(self._workspace, recipe)
-            if not self._terms.limited:
-                return None
+        except UserError as error:
+            return self._trial(recipe, 0, begun, refused=one_line(error))
+        return None
+
+    def _refused(self, recipe: Recipe) -> Trial | None:
+        """The trial of a recipe whose shape breaks the limits; None for others."""
+        begun = time.monotonic()
+        if not self._terms.limited:
+            return None
+        try:
             with self._working():
                 (entry,) = evidence.gather(self._workspace, [recipe], self._terms.threads)
         except PASSING:
@@ -357,9 +368,13 @@ class _Searcher:
     def _rungs(self, recipe: Recipe) -> list[Recipe]:
         """The recipes that lead to one, itself last, and what it is without its teacher, as far as the target runs
         them."""
-        target = self._workspace.target.name
         rungs = [*without_teacher(recipe), *(rung for _, rung in ladder(recipe))]
-        return [rung for rung in dict.fromkeys(rungs) if legality.refusal(rung, target) is None]
+        return [rung for rung in dict.fromkeys(rungs) if self._legal(rung)]
+
+    def _legal(self, recipe: Recipe) -> bool:
+        """Whether every target runs it."""
+        targets = (self._workspace.target, *self._workspace.more_targets.values())
+        return all(legality.refusal(recipe, target.name) is None for target in targets)
 
     def _looked_at(self) -> list[Trial]:
         return [trial for trial in self._noted("trial ") if not self._refused_by_others(trial)]
@@ -391,16 +406,20 @@ class _Searcher:
         plain = self._plain()
         network = max(plain, key=plain.get, default=None)
         recipe = None if network is None else Recipe(network, (Float32(),))
-        if recipe is None or network in self._terms.plain or legality.refusal(recipe, self._workspace.target.name):
+        if recipe is None or network in self._terms.plain or not self._legal(recipe):
             return None
         return recipe
 
     def _promising(self, short: list[Trial]) -> list[Recipe]:
-        """The recipes to train long, best first: what a service would choose, then the rest of the front."""
+        """The recipes to train long, best first: what an earlier search found best, what a service would choose, then
+        the rest of the front; last what breaks a limit by no more than another measurement might tell."""
         promoted = self._promoted()
         fitting = [trial for trial in short if not evidence.refusal(trial, self._terms.budget)]
-        ranked = [picked for tier in self._tiers if fitting and (picked := pick(fitting, tier))]
+        winners = _winners(self._workspace, self._space, self._terms)
+        ranked = [trial for trial in fitting if trial.recipe in winners]
+        ranked += [picked for tier in self._tiers if fitting and (picked := pick(fitting, tier))]
         ranked += sorted(self._front(fitting), key=lambda trial: -trial.validation_accuracy)
+        ranked.sort(key=lambda trial: bool(cost_shortfalls(trial, self._terms.budget)))
         return [parse(text) for text in dict.fromkeys(trial.recipe for trial in ranked) if text not in promoted]
 
     def _front(self, trials: list[Trial]) -> list[Trial]:
@@ -476,7 +495,7 @@ def _open_study(workspace: Workspace, space: Space, terms: Terms):
         directions=("maximize", "minimize", "minimize"),
         load_if_exists=True,
     )
-    for parameters in (*space.first(), *_winners(workspace, space, terms)):
+    for parameters in (*space.first(), *_winners(workspace, space, terms).values()):
         study.enqueue_trial(parameters, skip_if_exists=True)
     return study
 
@@ -527,12 +546,12 @@ def _winners_file(workspace: Workspace, space: Space, terms: Terms) -> Path:
     return workspace.store.growing("search", key_of("search", _VERSION, asked)) / "winners.json"
 
 
-def _winners(workspace: Workspace, space: Space, terms: Terms) -> list[dict[str, object]]:
-    """The parameters of what an earlier search, as a rule a shorter one, found best."""
+def _winners(workspace: Workspace, space: Space, terms: Terms) -> dict[str, dict[str, object]]:
+    """The parameters of what an earlier search, as a rule a shorter one, found best, by recipe."""
     try:
-        return json.loads(_winners_file(workspace, space, terms).read_bytes() or "[]")
+        return json.loads(_winners_file(workspace, space, terms).read_bytes() or "{}")
     except FileNotFoundError:
-        return []
+        return {}
 
 
 def _with_limits(tier: Budget, budget: Budget) -> Budget:

@@ -1,5 +1,6 @@
 """The recipes a search may try: what Optuna is asked for, and the recipe its answers make."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -90,12 +91,13 @@ class Space:
 
 
 def space_for(
-    target: str, images: int, input_shape: tuple[int, int, int], stem: str, named: tuple[str, ...], own: bool
+    targets: Sequence[str], images: int, input_shape: tuple[int, int, int], stem: str, named: tuple[str, ...], own: bool
 ) -> Space:
-    """images: for training. stem: the user's, or auto. named: the networks the user asked for, all that is tried then.
-    own: it is the user's."""
+    """targets: all of them must run a recipe. images: for training. stem: the user's, or auto. named: the networks the
+    user asked for, all that is tried then. own: it is the user's."""
     larger = _LARGER_NETWORKS if images >= _IMAGES_FOR_LARGER else ()
-    forms = tuple(form for form in _FORMS if refusal(Recipe("", parse_steps(form)), target) is None)
+    recipes = {form: Recipe("", parse_steps(form)) for form in _FORMS}
+    forms = tuple(f for f, recipe in recipes.items() if all(refusal(recipe, target) is None for target in targets))
     stems = from_auto(input_shape) if stem == "auto" else (stem,)
     return Space(named or _NETWORKS + larger, () if named else _WIDTHS, () if named else stems, not own, forms)
 

@@ -31,6 +31,7 @@ _CHECKED_IMAGES = 64
 
 # The state of an unfinished training, in its stage's folder.
 _CHECKPOINT = "checkpoint.safetensors"
+_DEVICES = "devices.json"
 
 
 def train(workspace: Workspace, network: str, plan: NetworkPlan, seed: int, kd: Kd | None = None) -> Trained:
@@ -173,6 +174,7 @@ def _train_into(
     elif step is not None and step.parent_teaches is not None:
         taught, teacher = step.parent_teaches, parent
         views = taught.views_in(schedule.epochs)
+    used = _devices_used(folder) if schedule.epochs else []
     title = f"{step.name if step else 'train'} {name}{' with a teacher' if taught else ''}: {schedule.words}"
     if taught is not None:
         # Last: its taps belong on the network as the technique before it leaves it.
@@ -200,7 +202,6 @@ def _train_into(
         else:
             training = fit(network, schedule, state, update)
     before = parent or teacher  # a parent's seconds hold its teacher's
-    here = [best_device().describe()] if schedule.epochs else []
     record = {
         "network": name,
         "fake_quantized": isinstance(step, Qat),
@@ -208,7 +209,7 @@ def _train_into(
         "epochs": round(schedule.passes + (parent.epochs if parent else 0), 3),
         "seconds": sum(epoch.seconds for epoch in training.curve) + (before.seconds if before else 0.0),
         "shapes": parent.shapes if parent else {},
-        "devices": list(dict.fromkeys([*(parent.devices if parent else ()), *here])),
+        "devices": list(dict.fromkeys([*(parent.devices if parent else ()), *used])),
     }
     if isinstance(step, PruneChannels):
         from dlmo.techniques.channel_pruning import shapes_of
@@ -221,6 +222,18 @@ def _train_into(
     _write_network(folder, workspace, training.network, record)
     write_atomically(folder / "curve.json", json.dumps([asdict(epoch) for epoch in training.curve]).encode())
     state.unlink(missing_ok=True)
+    (folder / _DEVICES).unlink(missing_ok=True)
+
+
+def _devices_used(folder: Path) -> list[str]:
+    """What trains here now, and what did before it was stopped; kept in `folder` until the training is done."""
+    from dlmo.training.device import best_device
+
+    path = folder / _DEVICES
+    before = json.loads(path.read_bytes()) if path.exists() else []
+    used = list(dict.fromkeys([*before, best_device().describe()]))
+    write_atomically(path, json.dumps(used).encode())
+    return used
 
 
 def _technique(step: Step | None, parent: Trained | None):
