@@ -1,7 +1,8 @@
 """dlmo's files against those of other tools, of the same trained networks: size, accuracy, latency of one thread.
 
-    python benchmarks/compression.py cifar10:DIR [--network resnet20]... [--epochs 8] [--images 10000]
-        [--onnxruntime PYTHON] [--openvino PYTHON] [--tensorflow PYTHON] [--steps "prune_channels(macs=0.5) > int8"]...
+    python benchmarks/compression.py cifar10:DIR [--network resnet20]... [--epochs 8] [--epochs resnet20=24]...
+        [--images 10000] [--onnxruntime PYTHON] [--openvino PYTHON] [--tensorflow PYTHON]
+        [--steps "prune_channels(macs=0.5) > int8"]...
 
 PYTHON is the executable of an environment that has the tool: onnxruntime and onnx, openvino and nncf, tensorflow. A
 tool without one is skipped. All get the same float weights (BatchNorm folded), calibration and test images; each
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from dlmo import networks
 from dlmo.data import load
 from dlmo.data.dataset import Dataset
 from dlmo.measure.latency import machine, measure_latency
@@ -29,6 +31,7 @@ from dlmo.measure.statistics import wilson_interval
 from dlmo.progress import SilentProgress
 from dlmo.runtimes.litert.interpreter import Runner
 from dlmo.strategy.plan import augmentation_for, class_weights_for, schedules
+from dlmo.strategy.study import epochs_by_network
 from dlmo.study.conversion import calibration_images
 from dlmo.study.recipe import parse
 from dlmo.study.stages import make_artifact, scores
@@ -40,6 +43,7 @@ from dlmo.techniques.fake_quantization import fold_batch_norm
 PEERS = {"onnxruntime": "ort.py", "openvino": "ov.py", "tensorflow": "tf.py"}
 STEPS = ("float32", "float16", "dynamic_int8", "int8")
 CALIBRATION = 200
+EPOCHS = 8
 KINDS = {nn.ReLU: "relu", nn.ReLU6: "relu6", nn.AdaptiveAvgPool2d: "pool"}
 
 
@@ -100,7 +104,7 @@ def ask(python: str, peer: str, verb: str, folder: Path) -> dict:
 def compare(workspace: Workspace, name: str, arguments: argparse.Namespace) -> list[Row]:
     """All files of one network."""
     data = workspace.dataset
-    plan = schedules(len(data.train), min(data.input_shape[:2]), arguments.epochs)
+    plan = schedules(len(data.train), min(data.input_shape[:2]), epochs_of(name, arguments.epochs))
     contents, rows = {}, {}
     for steps in (*STEPS, *arguments.steps):
         content = make_artifact(workspace, parse(f"{name} > {steps}"), plan, arguments.seed).content()
@@ -123,6 +127,11 @@ def compare(workspace: Workspace, name: str, arguments: argparse.Namespace) -> l
                 for file, milliseconds in ask(python, peer, "time", folder).items():
                     rows[file].milliseconds.append(milliseconds)
     return list(rows.values())
+
+
+def epochs_of(name: str, given: list[str]) -> float:
+    every, own = epochs_by_network(given)
+    return own.get(networks.canonical(name), every or EPOCHS)
 
 
 def show(name: str, rows: list[Row], test_images: int) -> None:
@@ -149,7 +158,7 @@ def main() -> None:
     parser.add_argument("source", nargs="?", default="digits")
     parser.add_argument("--network", action="append", help="default: resnet20 and mobilenet_v2")
     parser.add_argument("--steps", action="append", default=[], help="further files of dlmo's")
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", action="append", default=[], help="of all networks (8), or NETWORK=N of one")
     parser.add_argument("--images", type=int, help="train on so many images; all without it")
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
@@ -160,12 +169,14 @@ def main() -> None:
     workspace = Workspace(data, open_store(), augmentation_for(data), class_weights_for(data), "auto", SilentProgress())
     facts = machine()
     print(f"{facts['cpu']}, {facts['cores']} cores, {facts['instructions']}; one thread, load {os.getloadavg()[0]:.1f}")
-    print(f"{data.name}: {len(data.train):,} training images, {arguments.epochs} epochs, seed {arguments.seed}; "
+    names = arguments.network or ["resnet20", "mobilenet_v2"]
+    epochs = ", ".join(f"{name} {epochs_of(name, arguments.epochs)} epochs" for name in names)
+    print(f"{data.name}: {len(data.train):,} training images, {epochs}, seed {arguments.seed}; "
           f"{CALIBRATION} calibration images, {len(data.test):,} test images; {arguments.rounds} rounds")  # fmt: skip
     for peer in PEERS:
         if getattr(arguments, peer) is None:
             print(f"{peer} is skipped: no --{peer} PYTHON")
-    for name in arguments.network or ("resnet20", "mobilenet_v2"):
+    for name in names:
         show(name, compare(workspace, name, arguments), len(data.test))
 
 
