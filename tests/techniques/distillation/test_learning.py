@@ -82,7 +82,8 @@ def test_students_learn_more_with_a_teacher_in_as_many_updates(text, with_few_la
     assert with_few_labels(text) < with_few_labels(None)
 
 
-# Deepest to shallow is not here: its student has nobody that knows more, and digits this small gain nothing by it.
+# Deepest to shallow is not here: its student has nobody that knows more, and digits this small gain nothing by it (160
+# of them, 40 updates, 10 seeds: 64.1 % wrong with it, 62.2 % without, p = 0.29; 70 updates: 51.1 and 50.2 %, p = 0.71).
 @pytest.mark.parametrize(
     "text",
     ["kd(scheme=online)", "kd(self, labels=0.5)", "kd(loss=projector)", "kd(standardize=true)",
