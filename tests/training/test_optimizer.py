@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 
@@ -8,7 +9,8 @@ from dlmo.training.schedule import Schedule
 SCHEDULE = Schedule(1, 32, 0.1, 0.1, orthogonal=True)
 
 
-def test_orthogonalized_matrices_keep_their_directions_and_even_out_their_lengths():
+@pytest.mark.parametrize("number_format", [None, torch.bfloat16])
+def test_orthogonalized_matrices_keep_their_directions_and_even_out_their_lengths(number_format):
     torch.manual_seed(0)
     left, lengths, right = torch.linalg.svd(torch.randn(2, 8, 20) * torch.tensor([1.0, 100.0])[:, None, None])
     assert lengths.max() / lengths.min() > 100
@@ -16,8 +18,8 @@ def test_orthogonalized_matrices_keep_their_directions_and_even_out_their_length
         left @ torch.diag_embed(lengths) @ right[:, :8],
         (left @ torch.diag_embed(lengths) @ right[:, :8]).mT,
     ):
-        evened = orthogonalized(matrices)
-        assert evened.shape == matrices.shape
+        evened = orthogonalized(matrices, number_format)
+        assert evened.shape == matrices.shape and evened.dtype == torch.float32
         found = torch.linalg.svdvals(evened)
         assert found.min() > 0.5 and found.max() < 1.3
         exact = left @ right[:, :8]

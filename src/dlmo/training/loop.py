@@ -17,12 +17,12 @@ from dlmo.data.preprocessing import PIXEL_OFFSET, PIXEL_SCALE
 from dlmo.techniques.technique import Batch, Technique
 from dlmo.training import checkpoint
 from dlmo.training.augmentation import NUMBERS, augment, numbers_of_epoch, numbers_of_view
+from dlmo.training.convolutions import quick_convolutions
 from dlmo.training.curve import Epoch
 from dlmo.training.device import Device, memory_format, prepare
 from dlmo.training.optimizer import optimizers_for
 from dlmo.training.replay import Replay
 from dlmo.training.schedule import Augmentation, Schedule
-from dlmo.training.small_maps import quick_on_small_maps
 
 # A checkpoint at the end of an epoch when the last one is older than this (seconds).
 _CHECKPOINT_SECONDS = 20.0
@@ -71,7 +71,7 @@ def train(
     layout = memory_format(network, device)
     network = network.to(device.name, memory_format=layout)
     extra = technique.extra().to(device.name)
-    optimizers = optimizers_for(network, extra, schedule)
+    optimizers = optimizers_for(network, extra, schedule, device.autocast)
     pixels = torch.from_numpy(images.images).to(device.name)
     labels = torch.from_numpy(images.labels).to(device.name)
     weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32, device=device.name)
@@ -101,7 +101,7 @@ def train(
         inputs = to_network_input(augmented, scale).clone(memory_format=layout)
         batch = Batch(inputs, labels[chosen], chosen, view, task_loss)
         autocast = torch.autocast(device.name, device.autocast, enabled=device.autocast is not None)
-        with autocast, quick_on_small_maps(network) if device.name == "cpu" else contextlib.nullcontext():
+        with autocast, quick_convolutions(network) if device.name == "cpu" else contextlib.nullcontext():
             logits = network(batch.inputs)
         logits = logits.float()
         loss = technique.loss(batch, logits, task_loss(logits))

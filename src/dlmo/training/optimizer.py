@@ -20,8 +20,10 @@ _INPUTS_AT_FULL_RATE = 64
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 
 
-def optimizers_for(network: nn.Module, extra: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
-    """The optimizers that together train `network` and `extra`.
+def optimizers_for(
+    network: nn.Module, extra: nn.Module, schedule: Schedule, number_format: torch.dtype | None = None
+) -> list[torch.optim.Optimizer]:
+    """The optimizers that together train `network` and `extra`, whose products are computed in `number_format`.
 
     The group entry "share" is what to multiply the schedule's learning rate by; "lr", the rate, is a
     tensor on the network's device, which a step sets first (see `training.replay`). Weight decay is for convolution and
@@ -41,7 +43,7 @@ def optimizers_for(network: nn.Module, extra: nn.Module, schedule: Schedule) -> 
         for share, parameters in decayed.items()
     ]
     sgd = Sgd(groups, schedule.momentum)
-    return [sgd, Muon(filters)] if filters else [sgd]
+    return [sgd, Muon(filters, number_format)] if filters else [sgd]
 
 
 def _share_of(weight: nn.Parameter) -> float:
@@ -92,11 +94,13 @@ class Muon(torch.optim.Optimizer):
 
     Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024. Filters are kept at a norm of 1
     each on average (Jordan's CIFAR-10 speedrun does so), which takes the place of weight decay.
-    parameters: weights of convolutions, out x in x height x width.
+    parameters: weights of convolutions, out x in x height x width. number_format: of the products that orthogonalize,
+    None for the weights' own; they may be as coarse as bfloat16 (Jordan's are).
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter], number_format: torch.dtype | None = None) -> None:
         super().__init__([{"params": list(parameters), "share": _RATE_SHARE}], {})
+        self._number_format = number_format
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -113,7 +117,8 @@ class Muon(torch.optim.Optimizer):
         ahead = _ahead([parameter.grad for parameter in parameters], _momenta(self, parameters), _MOMENTUM)
         rows, columns = shape[0], shape[1:].numel()
         at_once = rows_at_once(rows)
-        steps = orthogonalized(torch.stack(ahead).reshape(-1, at_once, columns)).reshape(-1, *shape)
+        matrices = torch.stack(ahead).reshape(-1, at_once, columns)
+        steps = orthogonalized(matrices, self._number_format).reshape(-1, *shape)
         length = learning_rate * max(1.0, rows / columns) ** 0.5
         norms = torch._foreach_norm(parameters)
         torch._foreach_mul_(norms, rows**-0.5)
@@ -140,14 +145,19 @@ def rows_at_once(rows: int) -> int:
     return next(count for count in range(min(rows, _ROWS_AT_ONCE), 0, -1) if rows % count == 0)
 
 
-def orthogonalized(matrices: torch.Tensor) -> torch.Tensor:
-    """The nearest matrices with singular values around 1 (0.7 to 1.2 but for small ones), n x rows x columns."""
-    values = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
+def orthogonalized(matrices: torch.Tensor, number_format: torch.dtype | None = None) -> torch.Tensor:
+    """The nearest matrices with singular values around 1 (0.7 to 1.2 but for small ones), n x rows x columns.
+
+    number_format: of the products, None for that of `matrices`.
+    """
+    values = (matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)).to(number_format or matrices.dtype)
     wide = values.shape[1] <= values.shape[2]
     values = values if wide else values.mT
     for _ in range(_ITERATIONS):
         squares = values @ values.mT
-        # Sums fused into products: on a GPU, starting many small kernels is what a step waits for.
+        # Few and fused operations: on a GPU, starting many small kernels is what a step waits for. The first term of
+        # the polynomial goes into the product as well, which spares a CPU a copy of the values.
         polynomial = torch.baddbmm(squares, squares, squares, beta=_B, alpha=_C)
-        values = torch.baddbmm(values, polynomial, values, beta=_A)
-    return values if wide else values.mT
+        polynomial.diagonal(dim1=1, dim2=2).add_(_A)
+        values = polynomial @ values
+    return (values if wide else values.mT).to(matrices.dtype)

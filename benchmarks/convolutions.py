@@ -1,8 +1,9 @@
-"""Training convolutions on maps smaller than their kernels: dlmo's way against torch's own.
+"""Training convolutions that torch's kernels for a CPU are slow at: dlmo's way against torch's own.
 
-    python benchmarks/small_maps.py [--batch 128] [--rounds 3]
+    python benchmarks/convolutions.py [--batch 128] [--rounds 3]
 
-Both compute the same layer forward and backward, taking turns in one process; ratios are of the best round of each.
+Both compute the same layer forward and backward, in the number format dlmo trains in here, taking turns in one process;
+ratios are of the best round of each.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from torch import nn
 
 from dlmo.measure.latency import machine
 from dlmo.training import device
-from dlmo.training.small_maps import quick_on_small_maps
+from dlmo.training.convolutions import quick_convolutions
 
 # Channels, side of the map, of the kernel, stride, depthwise: what MobileNets and ResNet-50 have in their last stages.
 LAYERS = [
@@ -28,15 +29,22 @@ LAYERS = [
     (512, 1, 3, 1, False),
     (512, 2, 3, 2, False),
     (2048, 1, 1, 1, False),
+    # In bfloat16 alone.
+    (144, 16, 3, 2, True),
+    (576, 4, 3, 2, True),
+    (256, 2, 3, 1, False),
+    (256, 4, 3, 2, False),
+    (1024, 2, 1, 1, False),
 ]
 SECONDS = 0.3  # of a round
 
 
-def seconds_per_step(layer: nn.Conv2d, images: torch.Tensor, quick: bool) -> float:
+def seconds_per_step(layer: nn.Conv2d, images: torch.Tensor, number_format: torch.dtype | None, quick: bool) -> float:
     """Forward and backward, weights' gradient and images' gradient."""
     steps, begun = 0, time.monotonic()
     while time.monotonic() - begun < SECONDS:
-        with quick_on_small_maps(layer) if quick else contextlib.nullcontext():
+        autocast = torch.autocast("cpu", number_format, enabled=number_format is not None)
+        with autocast, quick_convolutions(layer) if quick else contextlib.nullcontext():
             outputs = layer(images)
         torch.autograd.grad(outputs.sum(), [images, layer.weight])
         steps += 1
@@ -48,17 +56,21 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    device.prepare(device.best_device())
+    chosen = device.best_device()
+    device.prepare(chosen)
     facts = machine()
-    print(f"{facts['cpu']}, {os.cpu_count()} cores, {facts['instructions']}; batch {arguments.batch}, float32, best of "
-          f"{arguments.rounds} rounds")  # fmt: skip
+    print(f"{facts['cpu']}, {os.cpu_count()} cores, {facts['instructions']}; batch {arguments.batch}, "
+          f"{chosen.describe()}, best of {arguments.rounds} rounds")  # fmt: skip
     print("channels  map  kernel  stride  depthwise  torch ms  dlmo ms  ratio")
     for channels, side, kernel, stride, depthwise in LAYERS:
         groups = channels if depthwise else 1
         layer = nn.Conv2d(channels, channels, kernel, stride, kernel // 2, groups=groups, bias=False)
         images = torch.randn(arguments.batch, channels, side, side).to(memory_format=torch.channels_last)
         layer, images = layer.to(memory_format=torch.channels_last), images.requires_grad_()
-        rounds = [[seconds_per_step(layer, images, quick) for quick in (False, True)] for _ in range(arguments.rounds)]
+        rounds = [
+            [seconds_per_step(layer, images, chosen.autocast, quick) for quick in (False, True)]
+            for _ in range(arguments.rounds)
+        ]
         theirs, ours = (1000 * min(column) for column in zip(*rounds))
         print(f"{channels:8}  {side}x{side}  {kernel}x{kernel}     {stride:6}  {'yes' if depthwise else 'no':9}  "
               f"{theirs:8.2f}  {ours:7.2f}  {theirs / ours:4.1f}x")  # fmt: skip

@@ -1,4 +1,4 @@
-"""Convolutions on maps smaller than their kernels compute what torch's do."""
+"""Convolutions that are trained another way compute what torch's do."""
 
 import itertools
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dlmo.training.small_maps import quick_on_small_maps, taps_met
+from dlmo.training.convolutions import product_of_patches, quick_convolutions, taps_met
 
 
 @pytest.mark.parametrize("groups, outputs", [(1, 6), (6, 6), (2, 4), (6, 12)])
@@ -20,7 +20,7 @@ def test_outputs_and_gradients_are_those_of_torch(groups, outputs):
             layer = nn.Conv2d(6, outputs, side, stride, padding, groups=groups).double()
             images = torch.randn(3, 6, height, width, dtype=torch.double, requires_grad=True)
             expected = layer(images)
-            with quick_on_small_maps(layer):
+            with quick_convolutions(layer):
                 found = layer(images)
             torch.testing.assert_close(found, expected)
             back = torch.randn_like(expected)
@@ -32,10 +32,52 @@ def test_outputs_and_gradients_are_those_of_torch(groups, outputs):
     assert compared > 150
 
 
+@pytest.mark.parametrize(
+    "channels, outputs, side, stride, groups, pixels",
+    [
+        (128, 8, 3, 1, 1, 4),
+        (128, 8, 3, 2, 1, 7),
+        (8, 16, 1, 1, 1, 8),
+        (8, 16, 1, 2, 1, 8),
+        (130, 8, 2, 2, 1, 2),
+        (16, 16, 3, 2, 16, 8),
+        (16, 16, 5, 2, 16, 9),
+        (16, 16, 3, 2, 16, 2),
+        (16, 16, 3, 1, 16, 8),
+        (16, 32, 3, 2, 4, 8),
+    ],
+)
+@pytest.mark.parametrize("bias", [False, True])
+def test_in_bfloat16_outputs_and_gradients_are_those_of_float32_but_for_rounding(
+    channels, outputs, side, stride, groups, pixels, bias
+):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(channels, outputs, side, stride, side // 2, groups=groups, bias=bias)
+    images = torch.randn(4, channels, pixels, pixels).to(memory_format=torch.channels_last).requires_grad_()
+    expected = layer(images)
+    with torch.autocast("cpu", torch.bfloat16), quick_convolutions(layer):
+        found = layer(images)
+    back, wanted = torch.randn_like(expected), [images, *layer.parameters()]
+    pairs = zip(
+        (found.float(), *torch.autograd.grad(found, wanted, back.to(found.dtype))),
+        (expected, *torch.autograd.grad(expected, wanted, back)),
+    )
+    for ours, theirs in pairs:
+        assert ours.dtype == torch.float32
+        assert (ours - theirs).norm() < 0.01 * theirs.norm()
+
+
+def test_patches_times_filters_are_a_convolution():
+    torch.manual_seed(0)
+    images, weight = torch.randn(2, 3, 5, 4), torch.randn(6, 3, 3, 2)
+    found = product_of_patches(images, weight, None, 2, (1, 0), [3, 2])
+    torch.testing.assert_close(found, nn.functional.conv2d(images, weight, None, 2, (1, 0)))
+
+
 def test_a_map_that_padding_makes_larger():
     layer, image = nn.Conv2d(4, 5, 1, padding=1), torch.randn(2, 4, 1, 1)
     expected = layer(image)
-    with quick_on_small_maps(layer):
+    with quick_convolutions(layer):
         torch.testing.assert_close(layer(image), expected)
 
 
@@ -56,6 +98,6 @@ def test_taps_that_meet_only_padding_are_known(pixels, side, stride, padding, me
 
 def test_layers_are_as_before_afterwards():
     layer = nn.Conv2d(4, 4, 3, padding=1, groups=4)
-    with quick_on_small_maps(layer):
+    with quick_convolutions(layer):
         assert "_conv_forward" in vars(layer)
     assert "_conv_forward" not in vars(layer)
