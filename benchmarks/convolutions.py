@@ -29,7 +29,7 @@ LAYERS = [
     (512, 1, 3, 1, False),
     (512, 2, 3, 2, False),
     (2048, 1, 1, 1, False),
-    # In bfloat16 alone.
+    # These differ in bfloat16 alone.
     (144, 16, 3, 2, True),
     (576, 4, 3, 2, True),
     (256, 2, 3, 1, False),

@@ -464,7 +464,7 @@ def report(
     from dlmo.report.document import findings_of, run_of
     from dlmo.report.terminal import print_findings, print_run
 
-    compared = isinstance(document, dict) and "runs" in document  # `dlmo study paper`
+    compared = isinstance(document, dict) and isinstance(document.get("runs"), dict)  # `dlmo study paper`
     runs = [run_of(entry) for entry in (document["runs"].values() if compared else [document])]
     if as_json:
         _print_json(document)
@@ -537,6 +537,7 @@ def main() -> None:
     """Run the command line; turns the errors of users into one line and an exit code."""
     from dlmo.errors import UserError
 
+    sys.stdout.reconfigure(errors="backslashreplace")  # paths may be no text
     try:
         code = app(standalone_mode=False) or 0
     except UserError as error:
@@ -634,4 +635,4 @@ def _print_trained(found, as_json: bool) -> None:
 
 
 def _print_json(document: object) -> None:
-    print(json.dumps(document, ensure_ascii=False))
+    print(json.dumps(document))

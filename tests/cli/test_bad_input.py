@@ -53,6 +53,12 @@ CASES = {
         "holds weights alone: add network=NAME",
     ),
     "kd is no kd": (["study", "digits", "--network", "resnet8", "--setup", "KD", "--kd", "prune"], "give a kd step"),
+    "kd in no setup": (["study", "digits", "--network", "vgg", "--kd", "kd(resnet20)"], "no setup here has a teacher"),
+    "prune in no setup": (
+        ["study", "digits", "--network", "vgg", "--setup", "FIQ", "--prune", "prune(0.9)"],
+        "no setup here prunes",
+    ),
+    "no input size": (["optimize", "digits", "--input-size", "0"], "input"),
     "not in the table": (["study", "paper-kd", "--network", "resnet8"], "it has mobilenet_v1"),
     "prune is no prune": (["study", "digits", "--network", "vgg", "--setup", "PRN", "--prune", "kd"], "a prune step"),
     "no such data set": (["study", "paper", "--dataset", "mnist"], "it has cifar10, cifar100"),

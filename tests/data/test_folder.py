@@ -233,6 +233,14 @@ def test_group_by_keeps_groups_together(make_folder, draw):
     assert "matches 0 of 120 file names" in error(root, group_by=r"(camera\d+)")
 
 
+def test_groups_are_the_same_in_an_archive_that_was_packed_with_its_folder(make_folder, tmp_path):
+    root = make_folder({"a": 40, "b": 40}, "photos")
+    (tmp_path / "packed").mkdir()
+    archive = shutil.make_archive(str(tmp_path / "packed" / "photos"), "zip", root.parent, root.name)
+    folder, packed = (load(str(source), group_by=r"^(.*)\d\.png") for source in (root, archive))
+    assert packed.fingerprint == folder.fingerprint
+
+
 def test_groups_split_by_the_source_itself_are_told(make_folder):
     dataset = load(str(make_folder({"train/a": 9, "train/b": 9, "test/a": 4, "test/b": 4})), group_by=r"(\d+)\.png")
     assert "4 groups lie in both train and test of the source, e.g. 000" in dataset.notes

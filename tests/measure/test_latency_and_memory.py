@@ -1,8 +1,12 @@
+import json
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
+from dlmo.data import load
 from dlmo.errors import UserError
 from dlmo.measure.evaluate import evaluate, read_model
 from dlmo.measure.latency import machine, measure_latency
@@ -106,3 +110,21 @@ def test_a_sidecar_that_is_not_dlmos_is_ignored(small, tmp_path):
     for text in ("[]", "no json", '{"split": null}', '{"split": {"group_by": "(x)"}}'):
         (tmp_path / "preprocessing.json").write_text(text)
         assert evaluate(tmp_path / "model.tflite", "digits").images == 359
+
+
+def test_noted_groups_that_hold_for_some_files_alone_are_not_dropped(small, tmp_path):
+    (tmp_path / "model.tflite").write_bytes(small)
+    (tmp_path / "preprocessing.json").write_text(json.dumps({"split": {"group_by": r"slot(\d+)"}}))
+    (tmp_path / "labels.txt").write_text("".join(f"{digit}\n" for digit in range(10)))
+    digits, source = load("digits", input_size=16), tmp_path / "photos"
+    for index, image in enumerate(digits.test.images[:100, ..., 0]):
+        folder = source / str(digits.test.labels[index])
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"slot{index // 2}_{index}.png")
+    assert not any("groups noted" in note for note in evaluate(tmp_path / "model.tflite", str(source)).notes)
+    Image.fromarray(image).save(folder / "new.png")
+    with pytest.raises(UserError, match="as noted beside .* --group-by '' splits without groups"):
+        evaluate(tmp_path / "model.tflite", str(source))
+    for file in source.rglob("slot*.png"):
+        file.rename(file.with_name(file.name.removeprefix("slot")))
+    assert any("groups noted" in note for note in evaluate(tmp_path / "model.tflite", str(source)).notes)

@@ -66,6 +66,12 @@ def test_a_microcontroller_counts_its_arena_and_tells_no_latency(int8_file, imag
     assert target.seconds_to_predict(10, 1_000_000) == pytest.approx(2 * target.seconds_to_predict(5, 1_000_000))
 
 
+def test_what_another_runtime_measured_is_not_trusted(monkeypatch):
+    before = find("cpu").identity()
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "9.9")
+    assert find("cpu").identity() != before
+
+
 def test_an_npu_is_estimated_by_its_compiler(int8_file, float_file, images):
     pytest.importorskip("ethosu")
     small, large = find("npu:ethos-u55-32"), find("npu:ethos-u55-256")

@@ -15,7 +15,7 @@ from dlmo.errors import UserError
 from dlmo.package import opened
 from dlmo.package.make import make_package
 from dlmo.package.opened import open_package
-from dlmo.package.parts import FILES
+from dlmo.package.parts import FILES, MANIFEST
 from dlmo.package.predict import Unreadable, predict, predictions
 from dlmo.package.verify import verify
 
@@ -270,6 +270,10 @@ def test_only_an_older_package_is_replaced(small_run, int8_package, tmp_path):
         with pytest.raises(UserError, match="holds other files"):
             make_package(small_run, folder, INT8)
         assert names(folder) == before
+    (out / MANIFEST).unlink()  # as a write that was interrupted leaves it
+    (out / "run.py").rename(out / "run.py.part")
+    make_package(small_run, out, INT8)
+    assert verify(out).passed
     with pytest.raises(UserError, match="has no artifact .* it has resnet8@0.25-float32"):
         make_package(small_run, tmp_path / "new", "../../etc/passwd")
     with pytest.raises(UserError, match="results.json is missing"):
@@ -293,6 +297,15 @@ def test_folders_stand_for_their_images_and_bad_files_are_told(int8_package, dig
     assert found[1].classes == predict(int8_package, digit_files[:1])[0].classes
     with pytest.raises(UserError, match="no image of a known format"):
         predict(int8_package, [folder])
+
+
+def test_linked_folders_are_looked_into_and_hidden_ones_are_not(int8_package, digit_files, tmp_path):
+    for name in ("folder", "elsewhere", "folder/.thumbnails"):
+        (tmp_path / name).mkdir()
+        shutil.copy(digit_files[0], tmp_path / name / "a.png")
+    (tmp_path / "folder" / "more").symlink_to(tmp_path / "elsewhere")
+    found = predict(int8_package, [tmp_path / "folder"])
+    assert [entry.image.removeprefix(str(tmp_path)) for entry in found] == ["/folder/a.png", "/folder/more/a.png"]
 
 
 def test_many_processes_answer_as_one_in_order(int8_package, digit_files, tmp_path):

@@ -43,6 +43,9 @@ def test_the_terminal_has_a_column_for_each_and_says_what_it_is(on_two):
     text = io.StringIO()
     print_run(on_two, Console(file=text, width=80))
     assert max(map(len, text.getvalue().splitlines())) <= 80
+    for result in on_two.results:
+        there = wording.milliseconds(result.elsewhere[BOARD].latency_ms)
+        assert any(line.endswith(f" {there}") for line in text.getvalue().splitlines()), "no digit is cut off"
     words = " ".join(text.getvalue().split())
     assert "on 2" in words and f"on 2: {BOARD}; measured; Raspberry Pi 4" in words
     assert f"on {BOARD} {wording.milliseconds(on_two.choice.result.elsewhere[BOARD].latency_ms)} ms p50" in words

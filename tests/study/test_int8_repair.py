@@ -18,6 +18,7 @@ from dlmo.training.schedule import Schedule
 
 ONE_EPOCH = Schedule(1, 32, 0.05, 0.1)
 PLAN = NetworkPlan(ONE_EPOCH, ONE_EPOCH, Schedule(1, 32, 0.01, 0.1, clip_norm=1.0), ONE_EPOCH)
+LEARNT = replace(PLAN, train=ONE_EPOCH.lasting(10))  # of one that still guesses, half a point is chance
 
 
 @pytest.mark.parametrize("steps", ["int8", "qat > int8"])
@@ -29,8 +30,7 @@ def test_mobilenet_v3_is_one_int8_partition(workspace, steps):
 
 
 def test_the_first_rung_is_enough_for_a_plain_network(workspace):
-    learnt = replace(PLAN, train=ONE_EPOCH.lasting(10))  # of one that still guesses, half a point is chance
-    repair = make_artifact(workspace, parse("resnet8@0.5 > int8"), learnt, 0).repair()
+    repair = make_artifact(workspace, parse("resnet8@0.5 > int8"), LEARNT, 0).repair()
     assert repair.rung == "min/max ranges" and repair.words() == ""
 
 
@@ -38,7 +38,7 @@ def test_a_rung_that_loses_accuracy_is_followed_by_the_next(workspace, monkeypat
     """A range that clips everything away stands for a network that plain ranges break."""
     broken = partial(static_int8, range_rule=lambda values: (0.0, 1e-3))
     monkeypatch.setattr(int8_repair, "RUNGS", {"broken": broken} | int8_repair.RUNGS)
-    network = load_network(workspace, train(workspace, "resnet8@0.5", PLAN, 0))
+    network = load_network(workspace, train(workspace, "resnet8@0.5", LEARNT, 0))
     content = float_content(network, workspace.dataset, False)
     calibration = workspace.dataset.train.images[:50]
     judge = int8_repair.Judge(content, workspace.dataset)

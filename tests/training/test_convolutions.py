@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from dlmo.training import convolutions
 from dlmo.training.convolutions import product_of_patches, quick_convolutions, taps_met
 
 
@@ -57,14 +58,35 @@ def test_in_bfloat16_outputs_and_gradients_are_those_of_float32_but_for_rounding
     expected = layer(images)
     with torch.autocast("cpu", torch.bfloat16), quick_convolutions(layer):
         found = layer(images)
+    assert found.dtype == torch.bfloat16
     back, wanted = torch.randn_like(expected), [images, *layer.parameters()]
     pairs = zip(
         (found.float(), *torch.autograd.grad(found, wanted, back.to(found.dtype))),
         (expected, *torch.autograd.grad(expected, wanted, back)),
     )
     for ours, theirs in pairs:
-        assert ours.dtype == torch.float32
         assert (ours - theirs).norm() < 0.01 * theirs.norm()
+
+
+@pytest.mark.parametrize(
+    "layer, pixels, taken",
+    [
+        (nn.Conv2d(128, 8, 3, padding=1), 4, "product_of_patches"),
+        (nn.Conv2d(128, 8, 3, padding=1), 8, None),
+        (nn.Conv2d(64, 8, 3, padding=1), 4, None),
+        (nn.Conv2d(16, 8, 1), 8, "product_of_patches"),
+        (nn.Conv2d(16, 8, 1), 16, None),
+    ],
+)
+def test_few_pixels_are_a_product_of_matrices_in_bfloat16(layer, pixels, taken, monkeypatch):
+    called = []
+    monkeypatch.setattr(convolutions, "product_of_patches", lambda *parts: called.append("product_of_patches"))
+    with quick_convolutions(layer):
+        layer(torch.randn(1, layer.in_channels, pixels, pixels))
+        assert not called, "in float32"
+        with torch.autocast("cpu", torch.bfloat16):
+            layer(torch.randn(1, layer.in_channels, pixels, pixels))
+    assert called == ([taken] if taken else [])
 
 
 def test_patches_times_filters_are_a_convolution():
@@ -90,6 +112,7 @@ def test_a_map_that_padding_makes_larger():
         (2, 3, 1, 1, (0, 3)),
         (4, 3, 2, 1, (0, 3)),
         (3, 3, 1, 0, (0, 3)),
+        (1, 1, 2, 1, (0, 1)),  # meets none
     ],
 )
 def test_taps_that_meet_only_padding_are_known(pixels, side, stride, padding, met):

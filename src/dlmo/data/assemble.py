@@ -80,11 +80,11 @@ def _cut(name: str, train: Split, labelled: Labelled, options: LoadOptions, leav
     percent = TEST_PERCENT if name == "test" else validation_percent(len(train))
     cut = Cut(name, percent, options.split_seed, leave)
     how = f"stratified, seed {options.split_seed}"
+    keys = _keys(labelled, train)
     if options.group_by is None:
-        keys = [key.removeprefix(labelled.root) for key in train.names]
         indices = stratified(train.labels, keys, labelled.classes, cut)
     else:
-        found = find_groups(train.names, options.group_by)
+        found = find_groups(keys, options.group_by)
         groups, inverse = np.unique(found, return_inverse=True)
         indices = grouped(train.labels, inverse, groups.tolist(), labelled.classes, cut)
         how += f", grouped by {options.group_by} ({len(set(inverse[indices]))} of {len(groups)} groups)"
@@ -94,15 +94,20 @@ def _cut(name: str, train: Split, labelled: Labelled, options: LoadOptions, leav
     return train.take(rest), train.take(indices), note
 
 
+def _keys(labelled: Labelled, split: Split) -> list[str]:
+    """The images' names, the same for a folder and for an archive that was packed with it."""
+    return [name.removeprefix(labelled.root) for name in split.names]
+
+
 def _group_overlap(labelled: Labelled, group_by: str | None) -> list[str]:
     """Tells of groups that the source itself put into two splits."""
     if group_by is None:
         return []
-    seen = set(find_groups(labelled.train.names, group_by))
+    seen = set(find_groups(_keys(labelled, labelled.train), group_by))
     notes = []
     for name, split in (("validation", labelled.validation), ("test", labelled.test)):
         if split is not None:
-            shared = seen & set(find_groups(split.names, group_by))
+            shared = seen & set(find_groups(_keys(labelled, split), group_by))
             if shared:
                 notes.append(f"{len(shared)} groups lie in both train and {name} of the source, e.g. {min(shared)}")
     return notes

@@ -20,6 +20,7 @@ from dlmo.data.decode import resize_all
 from dlmo.data.files import DAMAGED, tar_members
 from dlmo.data.options import LoadOptions
 from dlmo.data.preprocessing import Preprocessing
+from dlmo.data.splits import NoGroups
 from dlmo.errors import UserError
 
 DATA_VARIABLE = "DLMO_DATA"
@@ -98,7 +99,7 @@ def load_release(release: Release, path: str | None, options: LoadOptions) -> Da
     Raises UserError where there are none, and for a file whose md5 is not the official one.
     """
     if options.group_by is not None:
-        raise UserError(f"--group-by: {release.name} has no file names to group by; leave it out")
+        raise NoGroups(f"--group-by: {release.name} has no file names to group by; leave it out")
     place = find_release(release, path)
     pickles = read_folder(release, place) if place.is_dir() else read_archive(release, place)
     for name, data in pickles.items():

@@ -6,6 +6,7 @@ from dlmo.data.assemble import Labelled, assemble
 from dlmo.data.dataset import Dataset, Split
 from dlmo.data.decode import resize_all
 from dlmo.data.options import LoadOptions
+from dlmo.data.splits import NoGroups
 from dlmo.errors import UserError
 
 DEFAULT_SIDE = 16  # pixels; a network that halves its maps needs more than the 8 there are
@@ -17,7 +18,7 @@ def load(path: str | None, options: LoadOptions) -> Dataset:
     if path is not None:
         raise UserError(f"digits:{path}: digits is built in and takes no path; write digits")
     if options.group_by is not None:
-        raise UserError("--group-by: digits has no file names to group by; leave it out")
+        raise NoGroups("--group-by: digits has no file names to group by; leave it out")
     from sklearn.datasets import load_digits  # takes a second that only this source shall cost
 
     levels, labels = load_digits(return_X_y=True)

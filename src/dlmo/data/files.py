@@ -89,7 +89,18 @@ def open_files(path: Path, limit: int | None = None) -> Iterator[Files]:
         )
 
 
+def files_below(folder: Path) -> list[Path]:
+    """All files in a folder and in the folders inside it, as a source's are found. Raises UserError for a folder that
+    cannot be read."""
+    return [Path(path) for _, path in sorted(_walked(folder)[0].items())]
+
+
 def _folder_files(root: Path) -> Files:
+    paths, folders, hidden = _walked(root)
+    return Files(tuple(sorted(paths)), frozenset(folders), frozenset(hidden), lambda name: open(paths[name], "rb"))
+
+
+def _walked(root: Path) -> tuple[dict[str, str], set[str], set[str]]:
     paths: dict[str, str] = {}
     folders: set[str] = set()
     hidden: set[str] = set()
@@ -97,7 +108,7 @@ def _folder_files(root: Path) -> Files:
         _walk(str(root), "", (), paths, folders, hidden)
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
-    return Files(tuple(sorted(paths)), frozenset(folders), frozenset(hidden), lambda name: open(paths[name], "rb"))
+    return paths, folders, hidden
 
 
 def _walk(

@@ -18,6 +18,10 @@ VALIDATION_PERCENT_SMALL, VALIDATION_PERCENT = 20, 10
 SMALL_TRAIN = 2000  # training images below which the larger validation share is taken
 
 
+class NoGroups(UserError):
+    """No name of the source tells a group."""
+
+
 @dataclass(frozen=True)
 class Cut:
     """What one cut shall do.
@@ -122,7 +126,7 @@ def grouped(
 def find_groups(names: Sequence[str], pattern: str) -> list[str]:
     """The group of each name: what the capture groups of `pattern` match in it, joined by `|`.
 
-    Raises UserError for a pattern that is wrong, has no capture group or misses a name.
+    Raises UserError for a pattern that is wrong, has no capture group or misses a name, NoGroups where it misses all.
     """
     try:
         expression = re.compile(pattern)
@@ -135,7 +139,8 @@ def find_groups(names: Sequence[str], pattern: str) -> list[str]:
     matches = [expression.search(name) for name in names]
     missed = [name for name, match in zip(names, matches) if not match]
     if missed:
-        raise UserError(
+        kind = NoGroups if len(missed) == len(names) else UserError
+        raise kind(
             f"--group-by {pattern!r}: matches {len(names) - len(missed)} of {len(names)} file names, "
             f"not for example {missed[0]!r}; every name must match"
         )

@@ -8,7 +8,7 @@ import numpy as np
 
 from dlmo.data import Dataset, Split
 from dlmo.errors import UserError
-from dlmo.measure.accuracy import accuracy
+from dlmo.measure.accuracy import accuracy, right_answers
 from dlmo.measure.feeding import Feed, FeedOptions, choose_feed, choose_labels, common_feeds, load_for, output_of_class
 from dlmo.measure.isolated import Child, memory_for
 from dlmo.measure.latency import machine
@@ -192,7 +192,7 @@ def _advice(images: Split, outputs: np.ndarray, chosen: Feed, channels: int, sco
     some = images.spread(_TRIED_IMAGES)
 
     def right(feed: Feed) -> int:
-        return int((scores(feed, some.images, None).argmax(1) == outputs[some.labels]).sum())
+        return int(right_answers(scores(feed, some.images, None), outputs[some.labels]).sum())
 
     own, tried = right(chosen), {}
     for words, feed in common_feeds(chosen, channels).items():

@@ -5,6 +5,7 @@ the default. Which place it was is kept, to be told.
 """
 
 import json
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,8 +14,9 @@ import numpy as np
 
 from dlmo.data import Dataset, load
 from dlmo.data.normalization import Numbers, parse
-from dlmo.data.options import check_size
+from dlmo.data.options import MAX_INPUT_SIDE, check_size
 from dlmo.data.preprocessing import Normalization, natural_normalization
+from dlmo.data.splits import NoGroups
 from dlmo.errors import UserError
 from dlmo.measure.probe import Probe
 from dlmo.progress import Progress
@@ -73,9 +75,10 @@ class Feed:
 def choose_feed(options: FeedOptions, model: Path, probe: Probe) -> Feed:
     """The first of: options, preprocessing.json beside the model, the model's metadata, what its input suggests."""
     sidecar = model.parent / "preprocessing.json"
+    given = options.normalization()
     places = (
-        (options.normalization(), "options"),
-        (_noted_normalization(sidecar), sidecar.name),
+        (given, "options"),
+        (None if given is not None else _noted_normalization(sidecar), sidecar.name),
         (probe.mean and Normalization(tuple(probe.mean), tuple(probe.std)), "the file's metadata"),
         (
             natural_normalization(np.dtype(probe.input_dtype), *probe.quantization),
@@ -112,7 +115,7 @@ def output_of_class(
 
     Raises UserError where labels and outputs, or labels and classes do not fit.
     """
-    classes = tuple(name.strip() for name in classes)  # as labels are read: a folder's name may end in a space
+    classes, labels = (tuple(map(_comparable, names)) for names in (classes, labels))
     if len(labels) != outputs:
         where = f"{dataset} has" if source == "the data set" else f"{source} lists"
         hint = "; --labels FILE names the outputs, one a line" + (
@@ -133,17 +136,30 @@ def output_of_class(
     return np.array([labels.index(name) for name in classes])
 
 
+def _comparable(name: str) -> str:
+    """A folder's name may end in a space, and accents may be written in two ways."""
+    return unicodedata.normalize("NFC", name.strip())
+
+
 def load_for(source: str | Path, model: Path, probe: Probe, group_by: str | None, progress: Progress) -> Dataset:
     """The data set in the model's size and channels.
 
     Split as preprocessing.json beside the model notes, where the user says nothing else and the source allows it.
     """
+    if max(probe.size) > MAX_INPUT_SIDE:
+        taken = " x ".join(map(str, probe.size))
+        raise UserError(f"{model} takes images of {taken} pixels; images are read at up to {MAX_INPUT_SIDE} a side")
     noted = None if group_by is not None else _noted_group_by(model.parent / "preprocessing.json")
     if noted is not None:
         try:
             return load(source, input_size=tuple(probe.size), channels=probe.channels, group_by=noted)
-        except UserError:
-            progress.note(f"the groups noted beside {model} are not in {source}; split without them")
+        except NoGroups:
+            lost = f"the groups noted beside {model} are not in {source}: it is split without them"
+            progress.note(lost)
+            found = load(source, input_size=tuple(probe.size), channels=probe.channels)
+            return replace(found, notes=(*found.notes, lost))
+        except UserError as error:
+            raise UserError(f"{error} (as noted beside {model}; --group-by '' splits without groups)") from None
     return load(source, input_size=tuple(probe.size), channels=probe.channels, group_by=group_by or None)
 
 

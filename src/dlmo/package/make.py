@@ -11,7 +11,7 @@ from dlmo.atomic import write_atomically
 from dlmo.errors import UserError
 from dlmo.package.folder import check_writable
 from dlmo.package.opened import Package, open_package
-from dlmo.package.parts import MANIFEST, origin, package_parts, write_parts
+from dlmo.package.parts import FILES, MANIFEST, origin, package_parts, write_parts
 from dlmo.report.document import run_of
 from dlmo.report.model_card import model_card
 from dlmo.report.wording import described
@@ -52,10 +52,13 @@ def make_package(
 
 
 def _check_free(out: Path) -> None:
-    """Only an older package may be replaced: not a run, nor what a person keeps there."""
-    if not out.is_dir() or not any(out.iterdir()):
+    """Only an older package may be replaced, whole or as an interrupted write left it: not a run, nor what a person
+    keeps there."""
+    if not out.is_dir():
         return
-    if (out / "results.json").exists() or not (out / MANIFEST).exists():
+    found = [path.relative_to(out).as_posix().removesuffix(".part") for path in out.rglob("*") if not path.is_dir()]
+    interrupted = MANIFEST not in found and set(found) <= set(FILES)
+    if not interrupted and (MANIFEST not in found or "results.json" in found):
         raise UserError(f"--out {out} holds other files; name a new folder, an empty one or an older package")
 
 

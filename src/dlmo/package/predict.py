@@ -121,9 +121,9 @@ def _files(path: Path) -> list[Path]:
     """The file itself, or the images in a folder and in all folders inside it."""
     if not path.is_dir():
         return [path]
-    from dlmo.data.files import is_image_name
+    from dlmo.data.files import files_below, is_image_name
 
-    return sorted(file for file in path.rglob("*") if is_image_name(file.name) and file.is_file())
+    return [file for file in files_below(path) if is_image_name(file.name)]
 
 
 def _classify(model: Model, file: Path, top: int) -> Prediction | Unreadable:

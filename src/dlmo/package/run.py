@@ -132,7 +132,7 @@ def main() -> int:
             result = replay(model, *golden)
             print(describe(result))
             return 0 if result.passed else 1
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, EOFError) as error:
         print(f"{folder} cannot be used: {error!r}", file=sys.stderr)
         return 2
     return classify(model, arguments.images, arguments.top)

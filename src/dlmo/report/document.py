@@ -34,16 +34,23 @@ def run_of(document: dict) -> Run:
             failures=tuple(Failure(**failure) for failure in document.get("failures", ())),
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"results.json was not written by this version of dlmo ({error}); run dlmo again") from None
+        raise _of_another_version(error) from None
 
 
 def findings_of(document: dict) -> "tuple[Finding, ...]":
     """The findings that the results.json of a paper's grid tells of."""
     from dlmo.strategy.findings import Case, Finding
 
-    return tuple(
-        Finding(entry["claim"], tuple(Case(**case) for case in entry["cases"])) for entry in document["findings"]
-    )
+    try:
+        return tuple(
+            Finding(entry["claim"], tuple(Case(**case) for case in entry["cases"])) for entry in document["findings"]
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _of_another_version(error) from None
+
+
+def _of_another_version(error: Exception) -> UserError:
+    return UserError(f"results.json was not written by this version of dlmo ({error}); run dlmo again")
 
 
 def _choice(entry: dict) -> Choice:

@@ -55,7 +55,7 @@ def print_run(run: Run, console: Console) -> None:
         _say(console, f"limits: {', '.join(f'{name} {value}' for name, value in wording.facts(run.budget))}")
     if run.results:
         console.print()
-        console.print(results_table(run))
+        console.print(results_table(run), crop=False)  # a line that is too long is better than a number cut short
         _say(console, _legend(run), "dim")
     if run.failures:
         _heading(console, "Failed", "bold red")
@@ -153,7 +153,7 @@ def results_table(run: Run) -> Table:
     several_seeds = len({result.seed for result in results}) > 1
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("", no_wrap=True)
-    table.add_column("network", overflow="fold", min_width=min(_NETWORK_WIDTH, _longest(results)))
+    table.add_column("network", overflow="fold", width=min(_NETWORK_WIDTH, _longest(results)))
     table.add_column("setup", overflow="fold", min_width=10)
     if several_seeds:
         table.add_column("seed", justify="right", no_wrap=True)

@@ -180,7 +180,7 @@ def prepare(source: str | Path, job: Job, options: Options, progress: Progress, 
     with progress.stage(f"read {source}") as update:
         dataset = load(
             source,
-            input_size=options.input_size or (own.source.input_size if own else None),
+            input_size=options.input_size if options.input_size is not None or not own else own.source.input_size,
             channels=own.source.channels if own else None,
             group_by=options.group_by,
             progress=lambda done, total: update(done / max(1, total)),

@@ -101,6 +101,7 @@ def study_job(
     if codes and not named:
         raise UserError("--setup needs --network NAME: a setup is measured on networks (see `dlmo networks`)")
     setups = codes or ([] if own and recipe else list(SETUPS))
+    _check_used(setups, kd, prune)
     wanted = [for_setup(name, code, kd, prune) for name in named for code in setups]
     wanted += [Recipe(own.name, parse_steps(text)) if own else parse(text) for text in recipe]
     if not wanted:
@@ -110,3 +111,11 @@ def study_job(
     arguments |= {name: step for name, step in (("kd", kd), ("prune", prune)) if step != name}
     command = command_line("study", [source], arguments)
     return Job(command, lambda images: wanted, own=own, strict=bool(codes or recipe))
+
+
+def _check_used(setups: Sequence[str], kd: str, prune: str) -> None:
+    """Raises UserError where --kd or --prune would change nothing."""
+    if kd != "kd" and not any(code.split("+")[0] == "KD" for code in setups):
+        raise UserError(f'--kd "{kd}": no setup here has a teacher; add --setup KD+FIQ or the like, or a --recipe')
+    if prune != "prune" and not any("prune" in SETUPS.get(code.removeprefix("KD+"), "") for code in setups):
+        raise UserError(f'--prune "{prune}": no setup here prunes; add --setup PRN or the like, or a --recipe')

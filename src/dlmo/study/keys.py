@@ -8,7 +8,8 @@ from dlmo.study.teaching import TeacherFile
 from dlmo.study.workspace import NetworkPlan, Workspace
 from dlmo.training.schedule import Schedule
 
-# Raise a number when the stage's code changes what it would produce.
+# Raise a number when the stage's code changes what it would produce, but for rounding: devices and their number formats
+# are no part of a key either.
 VERSIONS = {
     "train": 3,
     "import": 1,
@@ -22,6 +23,7 @@ VERSIONS = {
     "speed": 1,
     "answers": 2,
     "kd": 2,
+    "shallow": 2,
 }
 
 _TEACHING_VERSIONS = {"version": VERSIONS["kd"], "answers": VERSIONS["answers"]}
@@ -82,7 +84,8 @@ def _kd_inputs(workspace: Workspace, kd: Kd | None, network: str, plan: NetworkP
         teacher_key = teacher_file_key(workspace, kd) if kd.from_file else _untrained_teacher(workspace, kd)
     views = kd.views_in(plan.train.epochs)
     chosen = {"teacher": teacher_key, "loss": kd.loss, "scheme": kd.scheme, "views": views, **kd.settings}
-    return {"kd": chosen | _TEACHING_VERSIONS}
+    versions = _TEACHING_VERSIONS | ({"shallow": VERSIONS["shallow"]} if kd.loss == "shallow" else {})
+    return {"kd": chosen | versions}
 
 
 def teacher_file_key(workspace: Workspace, kd: Kd) -> str:

@@ -31,7 +31,8 @@ class Step(BaseModel):
     def __str__(self) -> str:
         given = [(field, value) for field, value in self if field in self.model_fields_set]
         fields = list(type(self).model_fields)
-        positional = bool(given) and given[0][0] == fields[0]
+        # A value that holds "=", such as a path, reads back as one only behind the name of its field.
+        positional = bool(given) and given[0][0] == fields[0] and "=" not in _text(given[0][1])
         parts = [f"{field}={_text(value)}" for field, value in given]
         if positional:
             parts[0] = _text(given[0][1])
@@ -399,6 +400,8 @@ def _check_order(steps: list[Step]) -> None:
         raise UserError('"kd" must be the first step: the network learns from its teacher from the start')
     if "qat" in names and names[-2:] != ["qat", "int8"]:
         raise UserError('"qat" must be followed by "int8": it trains the scales of the int8 file')
+    if "qat" in names and "calibration" in steps[-1].model_fields_set:
+        raise UserError('"int8" after "qat" takes no calibration: its ranges are the trained ones')
 
 
 def _text(value: object) -> str:

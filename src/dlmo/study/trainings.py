@@ -221,7 +221,8 @@ def _train_into(
         _write_network(peer, workspace, teaching.peer.to("cpu"), record | {"network": _peer_name(kd, name)})
     _write_network(folder, workspace, training.network, record)
     write_atomically(folder / "curve.json", json.dumps([asdict(epoch) for epoch in training.curve]).encode())
-    state.unlink(missing_ok=True)
+    for path in (state, *folder.glob("round-*")):
+        path.unlink(missing_ok=True)
     (folder / _DEVICES).unlink(missing_ok=True)
 
 

@@ -110,8 +110,6 @@ def train_in_rounds(
             lambda share, before=before, count=count: progress((before + share * count) / schedule.epochs),
         )
         curve += tuple(replace(epoch, epoch=before + epoch.epoch) for epoch in training.curve)
-    for path in folder.glob("round-*"):
-        path.unlink()
     return Training(training.network, curve)
 
 

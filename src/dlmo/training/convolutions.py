@@ -3,8 +3,8 @@
 The last stages of networks made for large images are there as soon as images are small, and kernels are not made for
 them (`python benchmarks/convolutions.py`): taps that only ever meet padding are multiplied all the same, the gradient
 of a depthwise convolution's weights takes many times as long as its arithmetic needs, and in bfloat16 so do dense
-convolutions of few pixels and the gradient of a strided depthwise convolution's inputs. Everything here computes the
-same but for rounding.
+convolutions of few pixels and the gradients of a strided depthwise convolution. Everything here computes the same but
+for rounding. Which way is the faster one was found with torch 2.13.0: run the benchmark again with another.
 """
 
 import contextlib
@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-# In bfloat16 a product of matrices is faster than a convolution where it has at most so many outputs: of one pixel; of
-# more pixels, where each output reads so many channels or more.
+# In bfloat16 a product of matrices is faster than a 1x1 convolution where its map has at most so many pixels, and than
+# one of larger kernels where its map has at most so many and it reads so many channels or more (Xeon with AMX).
 _POINTWISE_PIXELS, _PATCH_PIXELS, _PATCH_CHANNELS = 64, 16, 128
 
 
@@ -62,7 +62,7 @@ def _forward_of(layer: nn.Conv2d):
             inputs, weight = (tensor.to(torch.get_autocast_dtype("cpu")) for tensor in (inputs, weight))
         if depthwise and torch.is_grad_enabled() and (small or stride > 1):
             outputs = _Depthwise.apply(inputs, weight, stride, around, small)
-            return outputs if bias is None else outputs + bias[:, None, None]
+            return outputs if bias is None else outputs + bias.to(outputs.dtype)[:, None, None]
         if groups == 1:
             pixels = [
                 (count + 2 * before - taps) // stride + 1
@@ -98,7 +98,9 @@ def product_of_patches(
     inputs: N x C x H x W. weight: out x C x K x L. around: rows and columns of zeros on each side. pixels: rows and
     columns of the outputs, N x out x rows x columns.
     """
-    maps = F.pad(inputs.permute(0, 2, 3, 1), (0, 0, around[1], around[1], around[0], around[0]))
+    maps = inputs.permute(0, 2, 3, 1)
+    if any(around):
+        maps = F.pad(maps, (0, 0, around[1], around[1], around[0], around[0]))
     rows, columns = (range(0, stride * (count - 1) + 1, stride) for count in pixels)
     patches = [
         maps[:, row : row + rows.stop : stride, column : column + columns.stop : stride]
@@ -116,6 +118,8 @@ def taps_met(pixels: int, side: int, stride: int, padding: int) -> tuple[int, in
     """
     outputs = (pixels + 2 * padding - side) // stride + 1
     met = [tap for tap in range(side) if any(0 <= i * stride + tap - padding < pixels for i in range(outputs))]
+    if not met:
+        return 0, side
     first, last = met[0], met[-1] + 1
     around = padding - first
     same = around >= 0 and (pixels + 2 * around - (last - first)) // stride + 1 == outputs
@@ -123,26 +127,30 @@ def taps_met(pixels: int, side: int, stride: int, padding: int) -> tuple[int, in
 
 
 class _Depthwise(torch.autograd.Function):
-    """A depthwise convolution: inputs N x C x H x W, weight C x 1 x K x L. small: it is larger than its map."""
+    """A depthwise convolution: inputs N x C x H x W, weight C x 1 x K x L.
+
+    by_taps: sum the gradient of the weights tap by tap.
+    """
 
     @staticmethod
     def forward(
-        ctx, inputs: torch.Tensor, weight: torch.Tensor, stride: int, padding: tuple[int, int], small: bool
+        ctx, inputs: torch.Tensor, weight: torch.Tensor, stride: int, padding: tuple[int, int], by_taps: bool
     ) -> torch.Tensor:
         ctx.save_for_backward(inputs, weight)
-        ctx.stride, ctx.padding, ctx.small = stride, padding, small
+        ctx.stride, ctx.padding, ctx.by_taps = stride, padding, by_taps
         return F.conv2d(inputs, weight, None, stride, padding, 1, len(weight))
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None, None]:
         inputs, weight = ctx.saved_tensors
         of_inputs = of_weight = None
-        by_taps = ctx.small and ctx.needs_input_grad[1]
+        by_taps = ctx.by_taps and ctx.needs_input_grad[1]
         if by_taps:
             of_weight = gradient_of_weight(inputs, gradient, weight.shape[2:], ctx.stride, ctx.padding)
         wanted = [ctx.needs_input_grad[0], ctx.needs_input_grad[1] and not by_taps, False]
         if any(wanted):
-            # In bfloat16 it takes a strided one up to 300 times as long as in float32.
+            # In bfloat16 the inputs' gradient of a strided one takes up to 300 times as long as in float32, that of its
+            # weights up to 7 times.
             number_format = torch.float32 if inputs.dtype == torch.bfloat16 and ctx.stride > 1 else inputs.dtype
             of_inputs, found, _ = torch.ops.aten.convolution_backward(
                 *(tensor.to(number_format) for tensor in (gradient, inputs, weight)), None, [ctx.stride] * 2,

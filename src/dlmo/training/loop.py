@@ -71,6 +71,7 @@ def train(
     layout = memory_format(network, device)
     network = network.to(device.name, memory_format=layout)
     extra = technique.extra().to(device.name)
+    trained = nn.ModuleList([network, extra])
     optimizers = optimizers_for(network, extra, schedule, device.autocast)
     pixels = torch.from_numpy(images.images).to(device.name)
     labels = torch.from_numpy(images.labels).to(device.name)
@@ -101,10 +102,11 @@ def train(
         inputs = to_network_input(augmented, scale).clone(memory_format=layout)
         batch = Batch(inputs, labels[chosen], chosen, view, task_loss)
         autocast = torch.autocast(device.name, device.autocast, enabled=device.autocast is not None)
-        with autocast, quick_convolutions(network) if device.name == "cpu" else contextlib.nullcontext():
-            logits = network(batch.inputs)
-        logits = logits.float()
-        loss = technique.loss(batch, logits, task_loss(logits))
+        with quick_convolutions(trained) if device.name == "cpu" else contextlib.nullcontext():
+            with autocast:
+                logits = network(batch.inputs)
+            logits = logits.float()
+            loss = technique.loss(batch, logits, task_loss(logits))
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -23,7 +23,7 @@ _A, _B, _C = 3.4445, -4.7750, 2.0315
 def optimizers_for(
     network: nn.Module, extra: nn.Module, schedule: Schedule, number_format: torch.dtype | None = None
 ) -> list[torch.optim.Optimizer]:
-    """The optimizers that together train `network` and `extra`, whose products are computed in `number_format`.
+    """The optimizers that together train `network` and `extra`. number_format: of the products in `Muon`.
 
     The group entry "share" is what to multiply the schedule's learning rate by; "lr", the rate, is a
     tensor on the network's device, which a step sets first (see `training.replay`). Weight decay is for convolution and

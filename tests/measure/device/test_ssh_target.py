@@ -52,9 +52,11 @@ def test_a_device_measures_as_this_machine_does(device, files, images):
         assert (there.partitions, there.delegated) == (own.partitions, own.delegated)
         assert 0 < there.latency_ms <= there.latency_p90_ms
         assert there.latency_by_threads["2"] == there.latency_ms and "1" in there.latency_by_threads
-        assert there.ram_bytes > 0
+        assert 0 < there.ram_bytes < 3 * own.ram_bytes, "without the library that runs the file"
         assert there.latency_source == there.ram_source == "measured"
-        assert there.accuracy_source == "measured on this machine; 20 golden images answered the same by the device"
+        assert there.accuracy_source == (
+            "measured on this machine; 20 golden images answered by the device as here, within the tolerance"
+        )
         assert "ai-edge-litert" in there.device and "cores" in there.device
 
 

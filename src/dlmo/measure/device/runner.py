@@ -109,19 +109,22 @@ def measure(threads: int, report) -> dict:
         nodes, output = model.nodes(), int(model.output["index"])
         found.append({"ram_bytes": ram_bytes, "scores": scores, "nodes": nodes, "output": output, "latency": {}})
     running = [index for index, entry in enumerate(found) if "refused" not in entry]
-    before, moments = conditions(), []
+    before, moments, signs = conditions(), [], set()
     for position, count in enumerate(counts):
 
         def told(share: float, position: int = position) -> None:
             report((2 + position + share) * len(paths) / steps)
 
+        turns = []
         latencies = measure_latency(
             [contents[index] for index in running],
             count,
             told,
             open_file=Model,
-            after_turn=lambda: moments.append(conditions()),
+            after_turn=lambda turns=turns: turns.append(conditions()),
         )
+        moments += turns
+        signs.update(slowed(turns))  # with other numbers of threads a healthy processor may have another clock
         for index, latency in zip(running, latencies):
             found[index]["latency"][count] = [latency.p50_ms, latency.p90_ms]
     return {
@@ -130,7 +133,7 @@ def measure(threads: int, report) -> dict:
         "before": asdict(before),
         "temperature_c": max((m.temperature_c for m in moments if m.temperature_c is not None), default=None),
         "clock_mhz": max((m.clock_mhz for m in moments if m.clock_mhz is not None), default=None),
-        "slowed": slowed(moments),
+        "slowed": sorted(signs),
     }
 
 
@@ -207,6 +210,7 @@ def memory(path: Path) -> int | None:
     from dlmo.measure.memory import run_three_times
 
     content = path.read_bytes()
+    find_runtime()  # the library that it imports is no memory of the file's
     return run_three_times(lambda: Model(content), lambda share: None)[1]
 
 

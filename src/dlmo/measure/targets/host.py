@@ -1,5 +1,6 @@
 """Target `cpu`: this machine, under LiteRT."""
 
+import importlib.metadata
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -27,8 +28,8 @@ class Host:
     def identity(self) -> dict:
         from dlmo.measure.latency import machine
 
-        # Kernels differ between processors by a rounding now and then.
-        return machine()
+        # Kernels differ between processors and versions by a rounding now and then, and in speed by more.
+        return machine() | {"ai-edge-litert": importlib.metadata.version("ai-edge-litert")}
 
     def predict(self, content: bytes, images: np.ndarray, progress: Callable[[float], None]) -> np.ndarray:
         from dlmo.runtimes.litert.interpreter import predict

@@ -62,7 +62,7 @@ def _measured(
     if scores.shape != expected.shape:
         raise ValueError(f"scores {scores.shape}")
     compared = agreement(expected, dequantized(scores, here.output["quantization"]))
-    known = f"{len(golden)} golden images answered the same by the device"
+    known = f"{len(golden)} golden images answered by the device as here, within the tolerance"
     if not compared.passed:
         known = f"the device answers {compared.same_answers} of {len(golden)} golden images the same"
         doubts += (

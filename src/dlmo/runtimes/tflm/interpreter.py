@@ -65,12 +65,15 @@ def predict(
     workers = max(1, min(workers or cores(), len(images) // 16 + 1))
     lock = threading.Lock()
     done = 0
+    stop = threading.Event()
 
     def run(part: np.ndarray) -> np.ndarray:
         nonlocal done
         with _Child(content) as child:
             scores = np.empty((len(part), child.classes), np.float32)
             for row, image in zip(scores, part):
+                if stop.is_set():
+                    break
                 row[:] = child.run(image)
                 with lock:
                     done += 1
@@ -79,7 +82,11 @@ def predict(
             return scores
 
     with ThreadPoolExecutor(workers) as pool:
-        return np.concatenate(list(pool.map(run, np.array_split(images, workers))))
+        try:
+            return np.concatenate(list(pool.map(run, np.array_split(images, workers))))
+        except BaseException:  # of one part, or Ctrl-C: the others need not go on
+            stop.set()
+            raise
 
 
 def arena(content: bytes) -> Arena:

@@ -1,5 +1,8 @@
 """Learning from oneself: classifiers on the shallow stages learn from the network's own answer."""
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import torch
 from torch import nn
 
@@ -13,8 +16,9 @@ from dlmo.techniques.technique import Batch, Technique
 class DeepestToShallow(Technique):
     """Add a classifier to every stage but the last, taught by the labels and by the deepest classifier.
 
-    Zhang et al., "Be Your Own Teacher", ICCV 2019, section 3, with one 1x1 convolution per classifier and, as in the
-    authors' later code, without the loss between features. The classifiers are dropped after training.
+    Zhang et al., "Be Your Own Teacher", ICCV 2019, section 3. A classifier goes through the remaining resolutions by
+    separable convolutions of its own, one for each, so that a shallow stage need not separate the classes itself; there
+    is no loss between features. The classifiers are dropped after training.
     alpha: share of the deepest classifier's answer, 1 - alpha is the labels'. It weighs the divergence itself, not
     the one times T^2.
     """
@@ -33,9 +37,9 @@ class DeepestToShallow(Technique):
         self._classes, self._input_shape = classes, input_shape
 
     def begin(self, network: nn.Module, steps: int) -> nn.Module:
-        *shallow, (_, deepest) = shallow_stages(network, self._input_shape)
-        self._taps = Taps([module for module, _ in shallow])
-        self._heads = nn.ModuleList(_classifier(channels, deepest, self._classes) for _, channels in shallow)
+        modules, channels = zip(*shallow_stages(network, self._input_shape))
+        self._taps = Taps(modules[:-1])
+        self._heads = nn.ModuleList(_classifier(channels[stage:], self._classes) for stage in range(len(channels) - 1))
         return network
 
     def extra(self) -> nn.Module:
@@ -61,10 +65,12 @@ def shallow_stages(network: nn.Module, input_shape: tuple[int, int, int]) -> lis
     return found
 
 
-def _classifier(channels: int, deepest: int, classes: int) -> nn.Sequential:
-    return nn.Sequential(
-        conv_norm(channels, deepest, 1, activation=nn.ReLU),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(deepest, classes),
-    )
+def _classifier(channels: Sequence[int], classes: int) -> nn.Sequential:
+    """channels: of the stage whose maps it reads, and of the stages behind that one."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(channels):
+        layers += [
+            conv_norm(inputs, inputs, 3, stride=2, groups=inputs, activation=nn.ReLU),
+            conv_norm(inputs, outputs, 1, activation=nn.ReLU),
+        ]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[-1], classes))
