@@ -149,8 +149,8 @@ class _Depthwise(torch.autograd.Function):
             of_weight = gradient_of_weight(inputs, gradient, weight.shape[2:], ctx.stride, ctx.padding)
         wanted = [ctx.needs_input_grad[0], ctx.needs_input_grad[1] and not by_taps, False]
         if any(wanted):
-            # In bfloat16 the inputs' gradient of a strided one takes up to 300 times as long as in float32, that of its
-            # weights up to 7 times.
+            # In bfloat16 the gradients of a strided one, above all its inputs', take many times as long as in float32
+            # (`python benchmarks/convolutions.py`).
             number_format = torch.float32 if inputs.dtype == torch.bfloat16 and ctx.stride > 1 else inputs.dtype
             of_inputs, found, _ = torch.ops.aten.convolution_backward(
                 *(tensor.to(number_format) for tensor in (gradient, inputs, weight)), None, [ctx.stride] * 2,
