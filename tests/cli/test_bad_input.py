@@ -58,6 +58,10 @@ CASES = {
         ["study", "digits", "--network", "vgg", "--setup", "FIQ", "--prune", "prune(0.9)"],
         "no setup here prunes",
     ),
+    "prune without setups": (
+        ["study", "digits", "--recipe", "resnet8 > int8", "--prune", "prune(0.9)"],
+        "no setup here prunes",
+    ),
     "no input size": (["optimize", "digits", "--input-size", "0"], "input"),
     "not in the table": (["study", "paper-kd", "--network", "resnet8"], "it has mobilenet_v1"),
     "prune is no prune": (["study", "digits", "--network", "vgg", "--setup", "PRN", "--prune", "kd"], "a prune step"),

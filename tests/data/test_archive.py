@@ -151,6 +151,7 @@ def test_name_that_is_no_utf8_stays_printable(root, tmp_path):
     with tarfile.open(path, "w") as archive:
         archive.add(root, arcname=".")
         add(archive, "train/a/caf\udce9.png", (root / "train/a/000.png").read_bytes())
+        add(archive, "\udcc4pfel/note.txt", b"the first byte of the name is none of UTF-8, and no backslash")
     names = load(str(path)).train.names + load(str(path)).validation.names
     assert "train/a/caf\\xe9.png" in names
     assert all(name.isprintable() for name in names)

@@ -233,6 +233,20 @@ def test_group_by_keeps_groups_together(make_folder, draw):
     assert "matches 0 of 120 file names" in error(root, group_by=r"(camera\d+)")
 
 
+def test_further_validation_sets_keep_groups_together(make_folder, draw):
+    root = make_folder({"train/a": 60, "train/b": 60, "test/a": 4, "test/b": 4})
+    dataset = load(str(root), group_by=r"(\d)\d\.png")
+    sets = [dataset.validation, *(dataset.train.take(fold) for fold in dataset.folds)]
+    tens = [{name[-6] for name in part.names} for part in sets]
+    assert len(sets) == 4 and all(tens)
+    assert sum(map(len, tens)) == len(set.union(*tens))
+
+
+def test_validation_images_of_the_source_are_not_exchanged_for_others(make_folder):
+    dataset = load(str(make_folder({"train/a": 20, "train/b": 20, "val/a": 4, "val/b": 4})))
+    assert dataset.folds == ()
+
+
 def test_groups_are_the_same_in_an_archive_that_was_packed_with_its_folder(make_folder, tmp_path):
     root = make_folder({"a": 40, "b": 40}, "photos")
     (tmp_path / "packed").mkdir()

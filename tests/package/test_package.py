@@ -15,7 +15,7 @@ from dlmo.errors import UserError
 from dlmo.package import opened
 from dlmo.package.make import make_package
 from dlmo.package.opened import open_package
-from dlmo.package.parts import FILES, MANIFEST
+from dlmo.package.parts import FILES, MANIFEST, UNFINISHED
 from dlmo.package.predict import Unreadable, predict, predictions
 from dlmo.package.verify import verify
 
@@ -265,15 +265,18 @@ def test_only_an_older_package_is_replaced(small_run, int8_package, tmp_path):
     assert verify(out).passed
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
-    for folder in (tmp_path / "mine", small_run):
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "model.tflite").touch()  # named like a part of a package, but somebody else's
+    for folder in (tmp_path / "mine", tmp_path / "export", small_run):
         before = names(folder)
         with pytest.raises(UserError, match="holds other files"):
             make_package(small_run, folder, INT8)
         assert names(folder) == before
     (out / MANIFEST).unlink()  # as a write that was interrupted leaves it
+    (out / UNFINISHED).touch()
     (out / "run.py").rename(out / "run.py.part")
     make_package(small_run, out, INT8)
-    assert verify(out).passed
+    assert verify(out).passed and not (out / UNFINISHED).exists()
     with pytest.raises(UserError, match="has no artifact .* it has resnet8@0.25-float32"):
         make_package(small_run, tmp_path / "new", "../../etc/passwd")
     with pytest.raises(UserError, match="results.json is missing"):

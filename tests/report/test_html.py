@@ -80,7 +80,13 @@ def test_a_run_with_almost_nothing(run):
 
 
 def test_one_result(run):
-    assert "chosen" in html.render(replace(run, results=(run.choice.result,)))
+    page = html.render(replace(run, results=(run.choice.result,)))
+    assert "chosen" in page
+    axis = json.loads(re.search(r'id="charts">(.*?)</script>', page)[1])["chart-size"]["encoding"]["x"]
+    low, high = axis["scale"]["domain"]
+    cost = run.choice.result.size_bytes / 1000
+    assert low < cost < high
+    assert axis["axis"]["values"] and all(low <= tick <= high for tick in axis["axis"]["values"])
 
 
 @pytest.mark.parametrize("number", [2, 34, 100])

@@ -27,6 +27,7 @@ def run(store, **budget):
 
 
 def test_it_ends_with_a_front_and_another_budget_trains_nothing(small, shared_store, monkeypatch):
+    monkeypatch.setattr("dlmo.data.assemble.FEW_VALIDATION", 0)  # else other files may be looked at again
     first = run(shared_store, service="high")
     recipes = [result.recipe for result in first.results]
     assert [result.setup for result in first.results][: len(SETUPS)] == list(SETUPS)
@@ -46,3 +47,16 @@ def test_it_ends_with_a_front_and_another_budget_trains_nothing(small, shared_st
     for rung in second.choice.waterfall:
         assert rung.size_bytes == figures[rung.recipe].size_bytes
         assert rung.accuracy == figures[rung.recipe].accuracy
+
+
+def test_with_few_validation_images_the_choice_was_looked_at_again(small, shared_store, digits):
+    found = run(shared_store, service="low", max_drop=1.0)
+    images = len(digits.validation) + sum(map(len, digits.folds))
+    assert images > 3 * len(digits.validation)
+    chosen = found.choice.result
+    assert chosen.validation_images == images
+    judged = [result for result in found.results if result.validation_images == images]
+    assert {"NQ", "BLQ", "FIQ", "F16"} <= {result.setup for result in judged}  # of one training
+    assert chosen.size_bytes <= 1.01 * min(result.size_bytes for result in judged)
+    assert any(note.startswith(f"{chosen.recipe}: ") and "looked at again" in note for note in found.notes)
+    assert found.to_json()["choice"]["validation_images"] == images

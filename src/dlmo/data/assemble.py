@@ -20,6 +20,8 @@ from dlmo.data.splits import (
 from dlmo.errors import UserError
 
 IMBALANCE_NOTE = 1.5  # largest class over smallest, above which the user is told
+# Fewer validation images than this are few, and so many further sets of them are cut.
+FEW_VALIDATION, FURTHER_FOLDS = 500, 3
 
 
 @dataclass(frozen=True)
@@ -72,26 +74,51 @@ def assemble(labelled: Labelled, options: LoadOptions) -> Dataset:
         labelled.skipped,
         (*notes, *_imbalance(train, classes), *_copies(*splits)),
         fingerprint(classes, splits),
+        _folds(train, len(given["validation"]), labelled, options) if labelled.validation is None else (),
     )
 
 
 def _cut(name: str, train: Split, labelled: Labelled, options: LoadOptions, leave: int) -> tuple[Split, Split, str]:
     """Training images without the cut, the cut, and the note on it."""
     percent = TEST_PERCENT if name == "test" else validation_percent(len(train))
-    cut = Cut(name, percent, options.split_seed, leave)
+    indices, groups = _taken(train, Cut(name, percent, options.split_seed, leave), labelled, options)
     how = f"stratified, seed {options.split_seed}"
-    keys = _keys(labelled, train)
-    if options.group_by is None:
-        indices = stratified(train.labels, keys, labelled.classes, cut)
-    else:
-        found = find_groups(keys, options.group_by)
-        groups, inverse = np.unique(found, return_inverse=True)
-        indices = grouped(train.labels, inverse, groups.tolist(), labelled.classes, cut)
-        how += f", grouped by {options.group_by} ({len(set(inverse[indices]))} of {len(groups)} groups)"
+    if groups:
+        how += f", grouped by {options.group_by} ({groups})"
     rest = np.setdiff1d(np.arange(len(train)), indices)
     whole = "images" if name == "test" and labelled.validation is None else "training images"
     note = f"{name}: {len(indices)} of {len(train)} {whole}, {how}"
     return train.take(rest), train.take(indices), note
+
+
+def _taken(train: Split, cut: Cut, labelled: Labelled, options: LoadOptions) -> tuple[np.ndarray, str]:
+    """Indices of the cut, and how many groups it takes of how many, empty where there are none."""
+    keys = _keys(labelled, train)
+    if options.group_by is None:
+        return stratified(train.labels, keys, labelled.classes, cut), ""
+    groups, inverse = np.unique(find_groups(keys, options.group_by), return_inverse=True)
+    indices = grouped(train.labels, inverse, groups.tolist(), labelled.classes, cut)
+    return indices, f"{len(set(inverse[indices]))} of {len(groups)} groups"
+
+
+def _folds(train: Split, validation: int, labelled: Labelled, options: LoadOptions) -> tuple[np.ndarray, ...]:
+    """Further sets of as many images as there are for validation, cut as that was; as many as can be."""
+    if validation >= FEW_VALIDATION:
+        return ()
+    found: list[np.ndarray] = []
+    rest = np.arange(len(train))
+    for number in range(FURTHER_FOLDS):
+        percent = round(100 * validation / len(rest))
+        if not 0 < percent <= 75:
+            break
+        try:
+            cut = Cut(f"fold {number + 2}", percent, options.split_seed, 1)
+            taken, _ = _taken(train.take(rest), cut, labelled, options)
+        except UserError:  # too few groups
+            break
+        found.append(rest[taken])
+        rest = np.setdiff1d(rest, rest[taken])
+    return tuple(found)
 
 
 def _keys(labelled: Labelled, split: Split) -> list[str]:

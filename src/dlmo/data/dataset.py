@@ -46,6 +46,8 @@ class Dataset:
 
     notes: sentences for the user on what was decided while loading (how the splits were cut, imbalance, ...).
     fingerprint: hex digest of pixels, labels, class names and splits; equal exactly when these are.
+    folds: where the validation images are few and were cut here: further sets of training images, as indices, that
+    could have been cut in their place; no image is in two of them.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Dataset:
     skipped: tuple[Skipped, ...]
     notes: tuple[str, ...]
     fingerprint: str
+    folds: tuple[np.ndarray, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

@@ -19,7 +19,10 @@ def load(path: str | None, options: LoadOptions) -> Dataset:
         raise UserError(f"digits:{path}: digits is built in and takes no path; write digits")
     if options.group_by is not None:
         raise NoGroups("--group-by: digits has no file names to group by; leave it out")
-    from sklearn.datasets import load_digits  # takes a second that only this source shall cost
+    try:
+        from sklearn.datasets import load_digits  # takes a second that only this source shall cost
+    except ModuleNotFoundError:  # a machine that only trains need not have it
+        raise UserError("digits comes with scikit-learn, which is not installed: pip install scikit-learn") from None
 
     levels, labels = load_digits(return_X_y=True)
     small = np.round(levels.reshape(-1, 8, 8, 1) * (255 / MAX_LEVEL)).astype(np.uint8)

@@ -149,7 +149,7 @@ def _archive_files(path: Path, spool: BinaryIO, limit: int) -> Files:
     try:
         with closing(_members(path, limit)) as members:
             for raw_name, content in members:
-                name = _checked_name(path, printable(raw_name))
+                name = printable(_checked_name(path, raw_name))
                 parents = name.split("/")[: None if content is None else -1]
                 if not name:  # the folder that was packed as "."
                     continue
@@ -270,7 +270,7 @@ def _checked_name(path: Path, name: str) -> str:
     """A member's name without `.` parts. Raises UserError where it points outside the archive."""
     parts = name.split("/")
     if name.startswith(("/", "\\")) or ".." in parts or re.match(r"[A-Za-z]:[/\\]", name):
-        raise UserError(f"{path}: member {name!r} points outside the archive; do not trust this file")
+        raise UserError(f"{path}: member {printable(name)!r} points outside the archive; do not trust this file")
     return "/".join(part for part in parts if part not in ("", "."))
 
 

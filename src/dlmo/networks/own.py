@@ -35,7 +35,7 @@ class Source:
     network with its weights, in evaluation mode; it takes N x C x H x W in the user's own normalization. None for a
     .tflite file. identity: what the result depends on beside the weights. channels, input_size (height, width): of
     the images, where they are known. exported: it is a .pt2 file's graph. batch: the only batch size it takes, None
-    for any.
+    for any. has_stem: it is a network of this package, whose stem can be told.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Source:
     tflite: bytes | None = None
     exported: bool = False
     batch: int | None = None
+    has_stem: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,9 +145,10 @@ def _open_weights(path: Path, network: str | None) -> Source:
         fit(built, weights, path, classes)
         return built.eval()
 
-    first = next((tensor for tensor in weights.values() if tensor.ndim == 4), None)
-    channels = int(first.shape[1]) if first is not None and first.shape[1] in (1, 3) else None
-    return Source(own_name(path.stem), make, identity, channels)
+    # Weights stand in any order: a file sorted by name may begin with a depthwise convolution.
+    stems = {int(tensor.shape[1]) for tensor in weights.values() if tensor.ndim == 4} & {1, 3}
+    channels = source.channels if function else max(stems, default=None)
+    return Source(own_name(path.stem), make, identity, channels, has_stem=not function)
 
 
 def _user_function(path: Path, name: str) -> Callable:
@@ -157,6 +159,9 @@ def _user_function(path: Path, name: str) -> Callable:
     spec = importlib.util.spec_from_file_location(f"dlmo_own_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their annotations up there
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:  # what the file imports from beside itself, now and when the function is called
+        sys.path.append(folder)
     try:
         spec.loader.exec_module(module)
     except Exception as error:

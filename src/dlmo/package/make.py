@@ -11,7 +11,7 @@ from dlmo.atomic import write_atomically
 from dlmo.errors import UserError
 from dlmo.package.folder import check_writable
 from dlmo.package.opened import Package, open_package
-from dlmo.package.parts import FILES, MANIFEST, origin, package_parts, write_parts
+from dlmo.package.parts import FILES, MANIFEST, UNFINISHED, origin, package_parts, write_parts
 from dlmo.report.document import run_of
 from dlmo.report.model_card import model_card
 from dlmo.report.wording import described
@@ -57,8 +57,8 @@ def _check_free(out: Path) -> None:
     if not out.is_dir():
         return
     found = [path.relative_to(out).as_posix().removesuffix(".part") for path in out.rglob("*") if not path.is_dir()]
-    interrupted = MANIFEST not in found and set(found) <= set(FILES)
-    if not interrupted and (MANIFEST not in found or "results.json" in found):
+    ours = MANIFEST in found or (UNFINISHED in found and set(found) <= {UNFINISHED, *FILES})
+    if found and (not ours or "results.json" in found):
         raise UserError(f"--out {out} holds other files; name a new folder, an empty one or an older package")
 
 

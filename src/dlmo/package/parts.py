@@ -19,6 +19,8 @@ from dlmo.shipping import shipped_source
 from dlmo.study.results import Result
 
 MANIFEST = "manifest.json"
+# Lies in a folder while a package is written there, and after that was interrupted.
+UNFINISHED = ".dlmo-unfinished"
 # The runner is dlmo's own code, so that a package treats an image exactly as training and evaluation did.
 _RUNNER = {
     "run.py": "dlmo.package",
@@ -96,10 +98,13 @@ def origin(result: Result, dataset: dict) -> dict:
 def write_parts(folder: Path, parts: dict[str, bytes]) -> None:
     """Write a package into a folder, in place of an older one. The manifest comes last, so that what an interrupted
     write leaves is no package."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / UNFINISHED, b"")
     remove_package(folder)
     for name, data in parts.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / name, data)
+    (folder / UNFINISHED).unlink(missing_ok=True)
 
 
 def remove_package(folder: Path) -> None:

@@ -36,7 +36,7 @@ class Model:
         self.interpreter = Interpreter(model_content=content, num_threads=1)
         self.interpreter.allocate_tensors()
         (self.input,), (self.output,) = self.interpreter.get_input_details(), self.interpreter.get_output_details()
-        shapes = tuple(self.input["shape"][1:]), int(self.output["shape"][-1])
+        shapes = tuple(self.input["shape"][1:]), int(np.prod(self.output["shape"]))
         wanted = (self.preprocessing.height, self.preprocessing.width, self.preprocessing.channels), len(labels)
         if shapes != wanted:
             raise ValueError(f"input and number of classes are {shapes} in the model, {wanted} in the files beside it")

@@ -27,6 +27,8 @@ COLOURS = (
     *("#4c78a8", "#f58518", "#e45756", "#72b7b2", "#54a24b", "#d8a800", "#b279a2", "#ff9da6", "#9d755d"),
     *("#8a8f94", "#3d9fd3", "#b86b00", "#a53a3a", "#2f8f83", "#86bf6a", "#7f6bb3"),
 )
+# An axis of costs covers at least this ratio to both sides of a cost that stands alone.
+_NARROWEST_AXIS = 1.2
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,12 @@ def scatter(run: Run, cost: str, title: str, unit: float) -> dict:
         "scale": {"type": "log", "nice": False, "padding": 14},
     }
     costs = [getattr(result, cost) / unit for result in results]
+    low, high = min(costs), max(costs)
+    if high < _NARROWEST_AXIS * low:  # equal costs, or nearly so, would leave the axis without a round number
+        low, high = low / _NARROWEST_AXIS, high * _NARROWEST_AXIS
+    x["scale"]["domain"] = [low, high]
     x["axis"] = {
-        "values": _ticks(min(costs), max(costs)),
+        "values": [tick for tick in _ticks(low, high) if low <= tick <= high],
         "format": ",~r",
         "labelOverlap": "greedy",
         "labelSeparation": 6,
@@ -187,6 +193,7 @@ def _step_points(rungs: tuple[Rung, ...]) -> dict:
         {"step": _step_name(index, rung), "images": kind, "accuracy": round(100 * getattr(rung, field), 2)}
         for kind, field in kinds.items()
         for index, rung in enumerate(rungs)
+        if getattr(rung, field) is not None
     ]
     x = {"field": "accuracy", "type": "quantitative", "title": "% right", "axis": {"tickCount": 4}}
     shape = {"field": "images", "type": "nominal", "legend": None}

@@ -3,15 +3,15 @@
 import math
 
 from dlmo.measure.targets import Measured
-from dlmo.study.results import Failure, Result, Run, Rung, Search, pareto_front
+from dlmo.study.results import Failure, Result, Run, Rung, Search, best_judged, pareto_front
 
 KB = 1000
 NOT_KNOWN = "-"
 
 
-def percent(share: float) -> str:
+def percent(share: float | None) -> str:
     """0.9421 -> 94.2"""
-    return f"{share * 100:.1f}"
+    return NOT_KNOWN if share is None else f"{share * 100:.1f}"
 
 
 def interval(result: Result) -> str:
@@ -73,8 +73,9 @@ def ratio(value: float | None) -> str:
 
 def search_words(search: Search) -> str:
     """What a search did, why it stopped, and what of its time was not work."""
-    short = {trial.recipe: trial.epochs for trial in reversed(search.trials) if not trial.refused}
-    long = sum(trial.epochs > short[trial.recipe] for trial in search.trials if not trial.refused)
+    trained = [trial.recipe for trial in search.trials if not trial.refused]
+    short = set(trained)
+    long = len(trained) - len(short)  # one trial more of the same recipe
     refused = sum(bool(trial.refused) and not trial.epochs for trial in search.trials)
     failed = sum(bool(trial.refused) and bool(trial.epochs) for trial in search.trials)
     rest = (
@@ -161,7 +162,7 @@ def described(run: Run) -> Result | None:
     """The result that confusion and mistakes belong to: the chosen, else the most accurate."""
     if run.choice:
         return run.choice.result
-    return max(run.results, key=lambda result: result.validation_accuracy, default=None)
+    return max(best_judged(run.results), key=lambda result: result.validation_accuracy, default=None)
 
 
 def steps(result: Result) -> str:

@@ -68,25 +68,46 @@ def _errors(result: Result) -> float:
     return 1 - result.validation_accuracy + 1 / result.validation_images
 
 
-def choose(results: Sequence[Result], budget: Budget, compare: Compare) -> Choice | None:
-    """The result for a budget, without the steps that did not pay; None if none meets it. compare: see explain."""
-    picked = pick(results, budget)
+def likely_choice(judged: Sequence[Result], budget: Budget) -> Result | None:
+    """What is chosen, without the steps that did not pay; None if none meets the budget."""
+    picked = pick(judged, budget)
+    return picked and leanest(picked, judged, budget, reference_of(judged).validation_accuracy)
+
+
+def choose(
+    results: Sequence[Result], budget: Budget, compare: Compare, judged: Sequence[Result] | None = None
+) -> Choice | None:
+    """The result for a budget, without the steps that did not pay; None if none meets it. compare: see explain.
+
+    judged: the same results with the validation accuracies to choose by, where those are others (see confirm).
+    """
+    judged = results if judged is None else judged
+    picked, leaner = pick(judged, budget), likely_choice(judged, budget)
     if picked is None:
         return None
-    leaner = leanest(picked, results, budget, reference_of(results).validation_accuracy)
+    told = {id(entry): result for entry, result in zip(judged, results)}
     if leaner is picked:
-        return explain(picked, results, budget, compare)
-    choice = explain(leaner, results, budget, compare, "as good as {}, but for noise, with fewer steps")
-    return replace(choice, reasons=(*choice.reasons, dropped_words(picked, leaner)))
+        return explain(told[id(picked)], results, budget, compare, judged=judged)
+    said = "as good as {}, but for noise, with fewer steps"
+    choice = explain(told[id(leaner)], results, budget, compare, said, judged)
+    return replace(choice, reasons=(*choice.reasons, dropped_words(told[id(picked)], told[id(leaner)])))
 
 
-def explain(chosen: Result, results: Sequence[Result], budget: Budget, compare: Compare, said: str = "{}") -> Choice:
+def explain(
+    chosen: Result,
+    results: Sequence[Result],
+    budget: Budget,
+    compare: Compare,
+    said: str = "{}",
+    judged: Sequence[Result] | None = None,
+) -> Choice:
     """Reasons, the worth of each step, and whether the study's advice held. compare: paired test on test images.
 
-    said: how the first reason, {}, is put.
+    said: how the first reason, {}, is put. judged: see choose.
     """
-    reference = reference_of(results)
-    legal = [r for r in results if not shortfalls(r, budget, reference.validation_accuracy)]
+    judged = results if judged is None else judged
+    reference = reference_of(judged)
+    legal = [r for r in judged if not shortfalls(r, budget, reference.validation_accuracy)]
     measure = budget.running_cost
     cost = RUNNING_COSTS[measure]
     goal = {
@@ -95,20 +116,31 @@ def explain(chosen: Result, results: Sequence[Result], budget: Budget, compare: 
         "accuracy": f"the highest validation accuracy (to 0.1 point), then the lowest {cost}",
     }[budget.goal]
     why = said.format(f"{goal} of {len(legal)} candidates (of {len(results)}) that meet the budget")
-    return _choice(chosen, results, compare, measure, why, advice(chosen, results, budget, compare))
+    advised = advice(chosen, results, budget, compare, judged)
+    return _choice(chosen, results, compare, measure, why, advised, _told(reference, results))
 
 
 def asked_for(chosen: Result, results: Sequence[Result], compare: Compare) -> Choice:
     """The result of the recipe the user gave, and what it brought. compare: paired test on test images."""
     measure = "ram_bytes" if chosen.latency_ms is None else "latency_ms"
-    return _choice(chosen, results, compare, measure, "the recipe was given", "")
+    return _choice(chosen, results, compare, measure, "the recipe was given", "", reference_of(results))
+
+
+def _told(judged: Result, results: Sequence[Result]) -> Result:
+    """The result that one of those to choose by stands for."""
+    return next(result for result in results if (result.recipe, result.seed) == (judged.recipe, judged.seed))
 
 
 def _choice(
-    chosen: Result, results: Sequence[Result], compare: Compare, measure: str, why: str, advised: str
+    chosen: Result,
+    results: Sequence[Result],
+    compare: Compare,
+    measure: str,
+    why: str,
+    advised: str,
+    reference: Result,
 ) -> Choice:
     """measure: the running cost that counts, a key of RUNNING_COSTS."""
-    reference = reference_of(results)
     better, worse = ("faster", "slower") if measure == "latency_ms" else ("less RAM", "more RAM")
     reasons = [why]
     if chosen is not reference:
@@ -163,26 +195,30 @@ def _canonical(text: str) -> bool:
     return True
 
 
-def advice(chosen: Result, results: Sequence[Result], budget: Budget, compare: Compare) -> str:
-    """Whether the study's advice for this tier held on this data."""
+def advice(
+    chosen: Result, results: Sequence[Result], budget: Budget, compare: Compare, judged: Sequence[Result] | None = None
+) -> str:
+    """Whether the study's advice for this tier held on this data. judged: see choose."""
+    judged = results if judged is None else judged
     advised = STUDY_ADVICE.get(budget.service, ())
     if not advised:
         return ""
     said = f"The study advises {' or '.join(advised)} for this tier"
     if chosen.setup in advised:
         return f"{said}: it held here, {chosen.setup} was chosen."
-    rivals = [r for r in results if r.network == chosen.network and r.setup in advised and r.seed == chosen.seed]
+    rivals = [r for r in judged if r.network == chosen.network and r.setup in advised and r.seed == chosen.seed]
     if not rivals:
         return f"{said}; it was not tried on {chosen.network}, so this run cannot tell."
     rival = max(rivals, key=lambda r: r.validation_accuracy)
-    missed = shortfalls(rival, budget, reference_of(results).validation_accuracy)
+    missed = shortfalls(rival, budget, reference_of(judged).validation_accuracy)
     verdict = (
         f"{rival.setup} misses the budget: {'; '.join(missed)}" if missed else "it meets the budget, but is not best"
     )
     return (
         f"{said}: it did not hold here. On {rival.network} {verdict}. {rival.setup} is {rival.size_bytes:,} bytes at "
         f"{_running_words(rival, budget)}, the chosen {chosen.setup} {chosen.size_bytes:,} bytes at "
-        f"{_running_words(chosen, budget)}; accuracy of the choice on test: {compare(rival, chosen).sentence()}."
+        f"{_running_words(chosen, budget)}; accuracy of the choice on test: "
+        f"{compare(_told(rival, results), chosen).sentence()}."
     )
 
 

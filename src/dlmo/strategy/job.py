@@ -23,6 +23,7 @@ from dlmo.progress import Progress, SilentProgress
 from dlmo.strategy import legality
 from dlmo.strategy.budget import Budget, parse_duration
 from dlmo.strategy.choose import asked_for, choose, nearest, shut_out
+from dlmo.strategy.confirm import confirm
 from dlmo.strategy.evidence import Evidence, convertible, gather, impossible, refusal, smallest
 from dlmo.strategy.own import Own, possible, take_in
 from dlmo.strategy.plan import (
@@ -40,7 +41,7 @@ from dlmo.strategy.search import Found, Terms, search
 from dlmo.strategy.space import Space
 from dlmo.study.graph import file_task
 from dlmo.study.recipe import Float32, Mixed, PruneChannels, Qat, Recipe, parse
-from dlmo.study.results import Choice, Result, Run
+from dlmo.study.results import Choice, Result, Run, best_judged
 from dlmo.study.run import Cluster, Outcome, comparer, make_recipes, run_recipes
 from dlmo.study.shape import untrained_file
 from dlmo.study.stages import make_artifact, scores
@@ -55,8 +56,9 @@ if TYPE_CHECKING:
 
 # Beyond it, the seeds of epochs leave torch's range.
 _LARGEST_SEED = 2**31 - 1
-# A search ends when this share of the time is gone, less what measuring all files at its end takes.
-_SEARCHED_SHARE = 0.95
+# A search ends when this share of the time is gone, less what measuring all files at its end takes. Where validation
+# images are few, much of the rest goes into looking again at what it found, until the last share is gone.
+_SEARCHED_SHARE, _SEARCHED_SHARE_OF_FEW, _CONFIRMED_SHARE = 0.95, 0.55, 0.97
 _MEASURED_FILES, _SECONDS_TO_MEASURE = 15, 2.0
 # Its first trainings take this share of a full schedule.
 _SHORT_SHARE = 0.2
@@ -287,7 +289,12 @@ def run_prepared(ready: Prepared, job: Job, options: Options, begun: float, plan
             outcomes, failures, curves = run_recipes(
                 workspace, recipes, plans, seeds, options.threads, needed=job.given, cluster=cluster
             )
-        choice, best = _choose(job, outcomes, dataset)
+            looked_at, judged = (), [outcome.result for outcome in outcomes]
+            if space is not None and _confirms(workspace):
+                deadline = begun + ready.seconds * _CONFIRMED_SHARE
+                confirmed = confirm(workspace, outcomes, plans, seeds[0], job.budget, deadline)
+                outcomes, judged, looked_at = confirmed.outcomes, confirmed.judged, confirmed.notes
+        choice, best = _choose(job, outcomes, dataset, judged)
         results = tuple(outcome.result for outcome in outcomes)
         trained = any(result.epochs for result in results)  # a user's own model may only be converted
         run = Run(
@@ -298,12 +305,13 @@ def run_prepared(ready: Prepared, job: Job, options: Options, begun: float, plan
             budget=job.budget.words() if job.budget else {},
             results=results,
             choice=choice,
-            nearest=_near(choice, results, job.budget),
+            nearest=_near(choice, best_judged(judged), job.budget),
             notes=(
                 *ready.notes,
                 *left_out,
                 *plan.notes,
                 *(_handling_notes(workspace) if trained else ()),
+                *looked_at,
                 *_repair_notes(results),
                 *_latency_notes(results, options),
                 *_no_number_notes(outcomes),
@@ -396,13 +404,14 @@ def _search(
     macs = max(macs_of(workspace, name) for name in plan.networks)
     per_file = _SECONDS_TO_MEASURE + workspace.target.seconds_to_predict(len(workspace.dataset.test), macs)
     to_measure = (len(planned) + _MEASURED_FILES) * per_file
+    share = _SEARCHED_SHARE_OF_FEW if _confirms(workspace) else _SEARCHED_SHARE
     short = round(_SHORT_SHARE * full_epochs(len(workspace.dataset.train)))
     terms = Terms(
         short=min(plan.epochs, max(1, min(short, plan.epochs // 2))),
         long=plan.epochs,
         plan_of=lambda epochs: plan_for(workspace, epochs),
         seconds=seconds,
-        deadline=begun + seconds * _SEARCHED_SHARE - to_measure,
+        deadline=begun + seconds * share - to_measure,
         budget=job.budget,
         limited=job.limited,
         seed=seed,
@@ -413,6 +422,11 @@ def _search(
     return search(workspace, space, terms)
 
 
+def _confirms(workspace: Workspace) -> bool:
+    """Whether a choice is looked at again; a user's own network may have been trained on all of the images."""
+    return bool(workspace.dataset.folds) and workspace.own is None
+
+
 def _refused(job: Job, options: Options, ready: Prepared, out_of_reach: tuple[str, ...]) -> Finished:
     """The run of a budget that no candidate can keep, whatever it learns."""
     from dlmo.measure.latency import machine
@@ -421,7 +435,7 @@ def _refused(job: Job, options: Options, ready: Prepared, out_of_reach: tuple[st
     dataset = ready.workspace.dataset
     kept = options.folder is not None and holds_model(options.folder)
     notes = ["nothing was trained: the files of the smallest candidates, untrained, break the limits"]
-    if job.default_time is not None and job.space_for is None and not options.epochs and job.own is None:
+    if job.default_time is not None and job.space_for is None and not options.epochs and not job.all_networks:
         notes.append("with --time, such as --time 15m, narrower networks and cut ones are tried too")
     if kept:
         notes.append(f"{options.out} keeps the model and the reports of the earlier run; nothing was written")
@@ -444,17 +458,19 @@ def _refused(job: Job, options: Options, ready: Prepared, out_of_reach: tuple[st
     return Finished(run, [], ready.workspace)
 
 
-def _choose(job: Job, outcomes: Sequence[Outcome], dataset: Dataset) -> tuple[Choice | None, Outcome]:
-    """The choice, if one is asked for and possible, and the outcome whose file is the answer."""
+def _choose(
+    job: Job, outcomes: Sequence[Outcome], dataset: Dataset, judged: Sequence[Result]
+) -> tuple[Choice | None, Outcome]:
+    """The choice, if one is asked for and possible, and the outcome whose file is the answer. judged: see choose."""
     results = [outcome.result for outcome in outcomes]
     compare = comparer(outcomes, dataset)
     choice = None
     if job.budget is not None:
-        choice = choose(results, job.budget, compare)
+        choice = choose(results, job.budget, compare, judged)
     elif job.given is not None:
         wanted = next((result for result in results if result.recipe == str(job.given)), None)
         choice = None if wanted is None else asked_for(wanted, results, compare)
-    shown = choice.result if choice else max(results, key=lambda result: result.validation_accuracy)
+    shown = choice.result if choice else max(best_judged(results), key=lambda result: result.validation_accuracy)
     return choice, next(outcome for outcome in outcomes if outcome.result is shown)
 
 

@@ -120,7 +120,12 @@ def open_source(request: Request) -> Source:
     content = read_model(path)
     # What crashes, hangs or cannot be parsed ends in a child process, before this one opens the file.
     with Child(str(path), memory=memory_for(content)) as child:
-        probe = Probe(**child.call(probe_file, content, "auto", None))
+        try:
+            probe = Probe(**child.call(probe_file, content, "auto", None))
+        except UserError as error:
+            if "--input-size" not in str(error):
+                raise
+            raise UserError(f"--model {path} leaves the size of its images open; convert it for one") from None
     if (probe.input_dtype, probe.output_dtype) != ("float32", "float32"):
         raise UserError(f"--model {path} is quantized already; give the float model")
     from dlmo.runtimes.litert import flatbuffer
@@ -142,6 +147,8 @@ def take_in(source: Source, request: Request, dataset: Dataset, stem: str, progr
     """The model as a network for this data. Raises UserError where it does not belong to it."""
     from dlmo.networks.normalization import parse
 
+    if stem != "auto" and not source.has_stem:
+        raise UserError(f"--stem {stem}: {request.model} is as it is; leave it out")
     given = parse(request.mean, request.std)
     candidate = _File(source, request, dataset) if source.make is None else _Module(source, request, dataset, stem)
     notes = []
@@ -169,6 +176,12 @@ class _File:
         from dlmo.runtimes.litert.interpreter import Runner
 
         self._source = source
+        wanted, given = (*source.input_size, source.channels), dataset.input_shape
+        if given != wanted:
+            raise UserError(
+                f"--model {request.model} takes {'x'.join(map(str, wanted))}, not {'x'.join(map(str, given))}: "
+                "leave out --input-size"
+            )
         _check_classes(Runner(source.tflite).classes, request.model, dataset)
 
     def behind(self, normalization: "Normalization") -> OwnNetwork:

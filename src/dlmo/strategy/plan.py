@@ -13,7 +13,7 @@ import numpy as np
 
 from dlmo.atomic import write_atomically
 from dlmo.data.dataset import Dataset
-from dlmo.errors import UserError
+from dlmo.errors import PASSING, UserError
 from dlmo.study.recipe import Float32, Kd, Prune, PruneChannels, Qat, Recipe, Step
 from dlmo.study.stages import Expected, trainings_of
 from dlmo.study.store import key_of
@@ -31,6 +31,8 @@ _PLANNED_SHARE = 0.95
 _SECONDS_PER_FILE = 5.0
 # A probe lasts this share of the time there is: processors are often faster for a few seconds than for minutes.
 _PROBE_SHARE, _SHORTEST_PROBE, _LONGEST_PROBE = 0.004, 2.0, 15.0  # of the time, seconds, seconds
+# What quantization-aware training costs against plain training, where it was not timed.
+QAT_COST = 2.0
 _LEAST_PROBE_STEPS, _PROBE_BATCHES, _PROBE_VALIDATION_IMAGES = 4, 40, 64
 # On a GPU, where the first ones only prepare and record what all others replay.
 _LEAST_PROBE_STEPS_OF_GPU = 16
@@ -218,8 +220,8 @@ def make_plan(
             epoch = {name: _seconds_per_epoch(workspace, name, probe) for name in timed}
             plain = dict.fromkeys(networks, 0.0) | epoch
             costs = {name: _Cost.probe(workspace, name, recipes[name], plain, probe) for name in networks}
-        left = None if seconds is None else seconds - (time.monotonic() - begun)
-        counts = _fit(costs, images, plan_of, left, epochs, all_networks, len(seeds))
+        spent = time.monotonic() - begun
+        counts = _fit(costs, images, plan_of, seconds, epochs, all_networks, len(seeds), spent)
         if seconds is not None and epochs is None:
             counts = no_shorter_than_before(counts)
         counts |= {network: value for network, value in epochs_of.items() if network in networks}
@@ -368,8 +370,14 @@ class _Cost:
                     trainings[before, ()] = None, before
             for end in range(len(further) + 1):
                 trainings[kd, further[:end]] = (further[end - 1] if end else None), kd
-        qat = any(isinstance(step, Qat) for step, _ in trainings.values())
-        qat_seconds = _seconds_per_epoch(workspace, network, probe, quantization_aware=True) if qat else 0.0
+        qat_seconds = 0.0
+        if any(isinstance(step, Qat) for step, _ in trainings.values()):
+            try:
+                qat_seconds = _seconds_per_epoch(workspace, network, probe, quantization_aware=True)
+            except PASSING:
+                raise
+            except Exception:  # a user's network may not allow it: the recipe will say why, others may go well
+                qat_seconds = QAT_COST * plain[network]
         per_file = _SECONDS_PER_FILE + _seconds_to_score(workspace, network)
         teachers = {name: plain[name] for name in _teachers(recipes)}
         return _Cost(plain[network], qat_seconds, tuple(trainings.values()), len(recipes), per_file, teachers)
@@ -422,10 +430,11 @@ def _fit(
     epochs: float | None,
     all_networks: bool,
     seeds: int,
+    spent: float = 0.0,
 ) -> dict[str, float]:
     """The networks to try, and how many epochs each is trained from scratch.
 
-    plan_of: the schedules for so many epochs.
+    plan_of: the schedules for so many epochs. spent: of the seconds, so far.
     """
     full = full_epochs(images)
     names = list(costs)
@@ -440,7 +449,7 @@ def _fit(
 
         def fits(count: float) -> bool:
             plan = plan_of(count)
-            return _seconds({name: costs[name] for name in chosen}, plan, seeds) <= seconds * _PLANNED_SHARE
+            return _seconds({name: costs[name] for name in chosen}, plan, seeds) <= (seconds - spent) * _PLANNED_SHARE
 
         return next((count for count in (*range(full, 0, -1), *parts) if fits(count)), 0)
 
@@ -451,7 +460,7 @@ def _fit(
     count = affordable(chosen)
     if count == 0:
         least = min(parts, default=1)
-        needed = _seconds({name: costs[name] for name in chosen}, plan_of(least), seeds) / _PLANNED_SHARE
+        needed = spent + _seconds({name: costs[name] for name in chosen}, plan_of(least), seeds) / _PLANNED_SHARE
         words = "one epoch" if least == 1 else f"{least:.0%} of an epoch"
         raise UserError(
             f"--time is too short for {words} of {', '.join(chosen)} with all steps on this machine: "

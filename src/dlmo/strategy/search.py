@@ -28,7 +28,7 @@ from dlmo.progress import SilentProgress
 from dlmo.strategy import evidence, legality
 from dlmo.strategy.budget import SERVICES, Budget, cost_shortfalls, running_of, shortfalls
 from dlmo.strategy.choose import pick
-from dlmo.strategy.plan import macs_of, remaining_seconds
+from dlmo.strategy.plan import QAT_COST, macs_of, remaining_seconds
 from dlmo.strategy.space import Space
 from dlmo.strategy.waterfall import ladder, without_teacher
 from dlmo.study.recipe import Float32, Recipe, parse
@@ -40,7 +40,7 @@ from dlmo.study.workspace import Artifact, NetworkPlan, Workspace
 from dlmo.training.schedule import PROGRESSIVE_COST
 
 # Raise it when the proposals, or what is noted of them, would be others.
-_VERSION = 8
+_VERSION = 9
 # Of so many short trainings one is followed by a long one.
 _SHORT_PER_LONG = 3
 # Drawn at random before the sampler has something to go by.
@@ -49,7 +49,6 @@ _RANDOM_TRIALS = 6
 _MOST_REPEATS, _MOST_UNAFFORDABLE = 20, 3
 # An epoch of a family that was not trained yet may take so much longer than its arithmetic tells.
 _UNKNOWN_FAMILY = 3.0
-_QAT_COST = 2.0
 _MET = "the budget is met"
 # A file measured among others may take so much more of time or memory than alone.
 _MEASURED_AGAIN = 1.05
@@ -111,12 +110,12 @@ class _Searcher:
     def run(self) -> Found:
         budget, limits = self._terms.budget, None
         if self._terms.limited:
-            limits = [budget.max_size, budget.max_latency_ms, budget.max_ram, budget.min_accuracy]
-        ended = self._notes.get("ended")
+            limits = [budget.max_size, _asked_latency(budget), budget.max_ram, budget.min_accuracy]
         # Under other limits other recipes are promising, and others refused.
-        asked = {"limits": limits, "long": self._terms.long}
+        question = f"ended {json.dumps({'limits': limits, 'long': self._terms.long})}"
+        ended = self._notes.get(question)
         stopped = None
-        same = ended is not None and ended["seconds"] >= self._terms.seconds and ended["asked"] == asked
+        same = ended is not None and ended["seconds"] >= self._terms.seconds
         if same and not ended.get("failed"):
             stopped = f"{ended['reason']}, in an earlier run"
         if stopped is None or (ended["reason"] == _MET and not self._met()):
@@ -124,7 +123,7 @@ class _Searcher:
             stopped = self._go_on()
             # Something failed: the same question again tries it again, once.
             failed = bool(self._passing) and not same
-            self._note("ended", {"seconds": self._terms.seconds, "asked": asked, "reason": stopped, "failed": failed})
+            self._note(question, {"seconds": self._terms.seconds, "reason": stopped, "failed": failed})
         finalists = self._finalists()
         self._remember(finalists)
         recipes = {str(rung): rung for recipe in finalists for rung in self._rungs(recipe)}
@@ -447,7 +446,7 @@ class _Searcher:
         epoch = self._epoch_seconds(recipe.network)
         teachers = {recipe.kd.teacher: self._epoch_seconds(recipe.kd.teacher)} if recipe.kd else {}
         plan = self._terms.plan_of(epochs)
-        return replace(plan, epoch_seconds=epoch, qat_epoch_seconds=_QAT_COST * epoch, teacher_seconds=teachers)
+        return replace(plan, epoch_seconds=epoch, qat_epoch_seconds=QAT_COST * epoch, teacher_seconds=teachers)
 
     def _epoch_seconds(self, network: str) -> float:
         pace = self._pace.get(_family(network), _UNKNOWN_FAMILY * max(self._pace.values(), default=0.0))
@@ -563,6 +562,12 @@ def _with_limits(tier: Budget, budget: Budget) -> Budget:
         max_latency_ms=budget.max_latency_ms,
         running_cost=budget.running_cost,
     )
+
+
+def _asked_latency(budget: Budget) -> float | None:
+    """The user's limit on latency; that of a service by itself is no question of its own."""
+    usual = SERVICES[budget.service].max_latency_ms if budget.service in SERVICES else None
+    return None if budget.max_latency_ms == usual else budget.max_latency_ms
 
 
 def _surely(trial: Trial) -> float:

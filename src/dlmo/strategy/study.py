@@ -101,7 +101,7 @@ def study_job(
     if codes and not named:
         raise UserError("--setup needs --network NAME: a setup is measured on networks (see `dlmo networks`)")
     setups = codes or ([] if own and recipe else list(SETUPS))
-    _check_used(setups, kd, prune)
+    _check_used(setups if named else [], kd, prune)
     wanted = [for_setup(name, code, kd, prune) for name in named for code in setups]
     wanted += [Recipe(own.name, parse_steps(text)) if own else parse(text) for text in recipe]
     if not wanted:

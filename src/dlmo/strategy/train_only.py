@@ -14,7 +14,7 @@ from dlmo.strategy.plan import remaining_trainings
 from dlmo.study.recipe import PruneChannels
 from dlmo.study.results import Failure
 from dlmo.study.stages import make_trained
-from dlmo.study.workspace import read_curve
+from dlmo.study.workspace import read_curve, read_trained
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ def train_only(source: str | Path, job: Job, options: Options, progress: Progres
                     make_trained(workspace, recipe, plans[recipe.network], seed)
                 except Exception as error:  # the others may go well
                     failures.append(Failure(str(recipe), recipe.setup, recipe.network, seed, one_line(error)))
-    if len(failures) == len(planned.recipes) * len(options.seeds):
-        raise UserError(f"nothing could be trained: {failures[0].recipe}: {failures[0].error}")
+        if len(failures) == len(planned.recipes) * len(options.seeds):
+            raise UserError(f"nothing could be trained: {failures[0].recipe}: {failures[0].error}")
     planned.tracked.finish()
     found = []
     for training in planned.work.trainings():
@@ -78,7 +78,7 @@ def train_only(source: str | Path, job: Job, options: Options, progress: Progres
                     seed=training.seed,
                     stage=training.stage,
                     key=training.key,
-                    epochs=len(curve),
+                    epochs=read_trained(training.key, done, training.name).epochs - training.passes_before,
                     seconds=sum(epoch.seconds for epoch in curve),
                     validation_accuracy=curve[-1].validation_accuracy,
                 )

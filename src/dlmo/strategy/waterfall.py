@@ -57,6 +57,7 @@ def waterfall(
         if before is not None:
             test = compare(before, result)
             verdict, paid = test.sentence(), pays(test, before, result, running_cost)
+        comparable = result.validation_images == chosen.validation_images
         found.append(
             Rung(
                 step=" + ".join(untried),
@@ -64,7 +65,7 @@ def waterfall(
                 size_bytes=result.size_bytes,
                 latency_ms=result.latency_ms,
                 ram_bytes=result.ram_bytes,
-                validation_accuracy=result.validation_accuracy,
+                validation_accuracy=result.validation_accuracy if comparable else None,
                 accuracy=result.accuracy,
                 verdict=verdict,
                 paid=paid,

@@ -19,12 +19,14 @@ _FURTHER_COLUMNS = ("latency_ms", "latency_p90_ms", "ram_bytes")
 class Result:
     """One recipe, trained, converted, run and measured.
 
-    Accuracies 0 to 1; `accuracy` on test with its 95 % Wilson interval, `validation_accuracy` is what choices
-    are made on. Sizes in bytes: the raw .tflite file, and the same file in a zip. Latency in milliseconds per
-    image at batch 1 with `threads` threads, None where the target cannot tell (an estimate has no p90). ram_bytes:
-    what the target counts (cpu: growth of a process's peak memory by loading and running the file; mcu: arena bytes,
-    also by part), None where the system does not tell. flash_bytes: what a device stores, where that is not just the
-    file. cycles: of one inference, where a compiler estimates them. Each `source` says how its number was got.
+    Accuracies 0 to 1; `accuracy` on test with its 95 % Wilson interval, `validation_accuracy` is what choices are made
+    on, of `validation_images` images: more than the validation split has where it was looked at again by
+    cross-validation (see strategy.confirm). Sizes in bytes: the raw .tflite file, and the same file in a zip. Latency
+    in milliseconds per image at batch 1 with `threads` threads, None where the target cannot tell (an estimate has no
+    p90). ram_bytes: what the target counts (cpu: growth of a process's peak memory by loading and running the file;
+    mcu: arena bytes, also by part), None where the system does not tell. flash_bytes: what a device stores, where that
+    is not just the file. cycles: of one inference, where a compiler estimates them. Each `source` says how its number
+    was got.
     delegated: share of the graph's nodes in `partitions` delegate partitions, 0 to 1. sparsity: share of zeros among
     the prunable weights. float_operators: computing operators of an int8 file that stayed in float. seconds: training
     time of the whole recipe; shared stages count in full.
@@ -143,7 +145,8 @@ class Rung:
     """The file that a step of the chosen recipe ends with, after the steps before it; the first is plain float.
 
     Figures as in Result. verdict: the paired test on test images against the rung before, in words; empty for the
-    first. paid: whether the step made the answers better, the file smaller or running it cheaper.
+    first. paid: whether the step made the answers better, the file smaller or running it cheaper. validation_accuracy:
+    None where it is of fewer images than the chosen file's.
     """
 
     step: str
@@ -151,7 +154,7 @@ class Rung:
     size_bytes: int
     latency_ms: float | None
     ram_bytes: int | None
-    validation_accuracy: float
+    validation_accuracy: float | None
     accuracy: float
     verdict: str
     paid: bool
@@ -306,10 +309,18 @@ class Run:
         return text.getvalue()
 
 
-def pareto_front(results: tuple[Result, ...], cost: str) -> list[Result]:
-    """Results that no other one beats in both validation accuracy and `cost` (a field's name), cheapest first."""
+def best_judged(results: Sequence[Result]) -> list[Result]:
+    """Those whose validation accuracy is known on most images: some may have been looked at again on further ones (see
+    strategy.confirm), and what was not cannot be compared with them."""
+    most = max((result.validation_images for result in results), default=0)
+    return [result for result in results if result.validation_images == most]
+
+
+def pareto_front(results: Sequence[Result], cost: str) -> list[Result]:
+    """Results that no other one beats in both validation accuracy and `cost` (a field's name), cheapest first, of those
+    judged on most images."""
     front: list[Result] = []
-    for result in sorted(results, key=lambda r: (getattr(r, cost), -r.validation_accuracy)):
+    for result in sorted(best_judged(results), key=lambda r: (getattr(r, cost), -r.validation_accuracy)):
         if not front or result.validation_accuracy > front[-1].validation_accuracy:
             front.append(result)
     return front

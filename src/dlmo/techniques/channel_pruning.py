@@ -23,6 +23,7 @@ from dlmo.networks.counting import layers_of
 from dlmo.networks.shapes import LayerShape
 from dlmo.techniques.fake_quantization import fold_batch_norm
 from dlmo.training import checkpoint
+from dlmo.training.device import Device, memory_format
 from dlmo.training.loop import Training, to_network_input
 from dlmo.training.schedule import Schedule
 
@@ -352,11 +353,13 @@ def _within(most: float, kept: Callable[[float], dict[str, int]], costs: _Costs,
 
 def _accumulate_gradients(network: nn.Module, images: Split) -> None:
     """Gradients of the loss over a few batches of the training images, in the parameters' `grad`."""
-    network.eval()
+    layout = memory_format(network, Device("cpu", None))
+    network = network.eval().to(memory_format=layout)
     images = images.spread(_GRADIENT_BATCHES * _GRADIENT_BATCH_SIZE)  # they may be sorted by class
     for start in range(0, len(images), _GRADIENT_BATCH_SIZE):
         batch = slice(start, start + _GRADIENT_BATCH_SIZE)
-        logits = network(to_network_input(torch.from_numpy(images.images[batch])))
+        inputs = to_network_input(torch.from_numpy(images.images[batch])).clone(memory_format=layout)
+        logits = network(inputs)
         F.cross_entropy(logits, torch.from_numpy(images.labels[batch])).backward()
 
 

@@ -253,6 +253,8 @@ def _is_int8_boundary(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     layers = (QuantizedConv2d, QuantizedLinear, nn.AdaptiveAvgPool2d)
     if not isinstance(module, layers) and function not in _ELEMENTWISE:
         return False
+    if _is_number(node):
+        return False
     users = list(node.users)
     fused = (
         len(users) == 1
@@ -260,6 +262,20 @@ def _is_int8_boundary(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
         and isinstance(modules.get(users[0].target), _FUSED_ACTIVATIONS)
     )
     return not fused
+
+
+def _is_number(value: object) -> bool:
+    """Whether this is computed from the sides of tensors alone, as `x.size(1) * x.size(2)` is."""
+    if not isinstance(value, fx.Node):
+        return isinstance(value, int | float)
+    if value.op == "call_method":
+        return value.target in ("size", "dim", "numel")
+    if value.op != "call_function":
+        return False
+    if value.target is getattr:
+        return value.args[1] == "shape"
+    numbers = [entry for entry in value.args if not isinstance(entry, slice)]
+    return bool(numbers) and all(map(_is_number, numbers))
 
 
 def _insert_after(graph: fx.GraphModule, node: fx.Node, quantizer: ActivationQuantizer) -> None:

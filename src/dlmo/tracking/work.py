@@ -12,14 +12,15 @@ from dlmo.training.curve import Epoch
 
 @dataclass(frozen=True)
 class Training:
-    """One training stage. name: network and steps so far, as in `resnet20 > prune(0.9)`; before: epochs from scratch
-    until it starts."""
+    """One training stage. name: network and steps so far, as in `resnet20 > prune(0.9)`; before: lines of the curves
+    from scratch until it starts; passes_before: how often each image was seen until then."""
 
     name: str
     seed: int
     stage: str
     key: str
-    before: int
+    before: int = 0
+    passes_before: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,9 @@ def _model(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed: int, s
         "recipe": str(recipe), "setup": recipe.setup, "network": recipe.network, "seed": seed
     }  # fmt: skip
     expected = trainings_of(workspace, recipe, plan, seed)
-    teachers = tuple(Training(e.name, e.seed, e.stage, e.key, 0) for e in expected[: -len(steps)])
+    teachers = tuple(Training(e.name, e.seed, e.stage, e.key) for e in expected[: -len(steps)])
     trainings = []
-    before = 0
+    before, passes = 0, 0.0
     stood: Counter[str] = Counter()
     for step, own in zip(steps, expected[-len(steps) :]):
         schedule = plan.schedule_of(step)
@@ -97,8 +98,8 @@ def _model(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed: int, s
         if stood[name] > 1:  # prune2, prune3: as often as a recipe raises the share
             name += str(stood[name])
         settings |= {f"{name}.{field}": value for field, value in asdict(schedule).items()}
-        trainings.append(Training(own.name, own.seed, own.stage, own.key, before))
-        before += schedule.epochs
+        trainings.append(Training(own.name, own.seed, own.stage, own.key, before, passes))
+        before, passes = before + schedule.epochs, passes + schedule.passes
     return Model(str(recipe), seed, settings, tuple(trainings), teachers)
 
 

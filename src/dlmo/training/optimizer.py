@@ -56,9 +56,11 @@ def _share_of(weight: nn.Parameter) -> float:
 
 
 def normalized_filters(network: nn.Module) -> list[nn.Parameter]:
-    """Weights of the convolutions whose length is lost in the normalization behind them, the first one left out.
+    """Weights of the convolutions without bias, the first one left out.
 
-    Those have no bias. Depthwise filters see one channel each, so there is nothing to orthogonalize between them.
+    As a rule a normalization behind them takes their filters' length away. In pre-activation networks some end in a
+    sum: there the steps keep the length as it began. Depthwise filters see one channel each, so there is nothing to
+    orthogonalize between them.
     """
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     return [

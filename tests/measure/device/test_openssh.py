@@ -123,6 +123,8 @@ def test_a_refused_connection(device):
 
 
 def test_without_an_ssh_client(monkeypatch):
+    monkeypatch.setenv("DLMO_SSH", 'ssh -F "x')
+    assert "No closing quotation" in refusal(Address("a", "b", None), ["facts"])
     monkeypatch.setenv("DLMO_SSH", "no-such-program -F x")
     assert "openssh-client" in refusal(Address("a", "b", None), ["facts"])
 

@@ -115,7 +115,7 @@ def ask(
     home, python = ("~/", address.python[2:]) if address.python.startswith("~/") else ("", address.python)
     remote = f"{home}{shlex.quote(python)} -c {shlex.quote(start)} {shlex.join(request)}"
     options = [f"-o{name}={value}" for name, value in _OPTIONS.items()]
-    command = [*shlex.split(os.environ.get(SSH_VARIABLE, "ssh")), "-T", *options, *address.login[:-1]]
+    command = [*_client(), "-T", *options, *address.login[:-1]]
     with _Connection(address, [*command, "--", address.login[-1], remote]) as connection:
         connection.send(keeper + archive)
         for message in connection.messages():
@@ -127,6 +127,15 @@ def ask(
                 # The runner's own words about the files, unlike a connection that is lost.
                 raise UserError(str(connection.error(str(message.get("refused")))))
     raise AssertionError("messages() ends with an error")
+
+
+def _client() -> list[str]:
+    """The command that opens a connection: OpenSSH's, or what the user's variable says."""
+    given = os.environ.get(SSH_VARIABLE) or "ssh"
+    try:
+        return shlex.split(given)
+    except ValueError as error:
+        raise UserError(f"{SSH_VARIABLE}={given}: {error}") from None
 
 
 def _archive(files: dict[str, bytes]) -> bytes:

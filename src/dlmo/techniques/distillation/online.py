@@ -17,7 +17,8 @@ class MutualLearning(Technique):
 
     def __init__(self, loss, labels: float, weight: float, peer: nn.Module, device: Device) -> None:
         self._loss, self._labels, self._weight = loss, labels, weight
-        self.peer = peer.to(memory_format=memory_format(peer, device))
+        self._layout = memory_format(peer, device)  # which may be another than the student's
+        self.peer = peer.to(memory_format=self._layout)
         self._device = device
 
     def extra(self) -> nn.Module:
@@ -26,7 +27,7 @@ class MutualLearning(Technique):
     def loss(self, batch: Batch, logits: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
         device = self._device
         with torch.autocast(device.name, device.autocast, enabled=device.autocast is not None):
-            theirs = self.peer(batch.inputs)
+            theirs = self.peer(batch.inputs.clone(memory_format=self._layout))
         theirs = theirs.float()
         own = self._labels * loss + self._weight * self._loss(logits, theirs.detach(), batch.labels)
         peer = self._labels * batch.task_loss(theirs) + self._weight * self._loss(theirs, logits.detach(), batch.labels)

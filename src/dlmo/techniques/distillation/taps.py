@@ -80,6 +80,8 @@ def paired(
     of them, `last` the last map of each, whatever their sizes.
     """
     own, theirs = stages(student, input_shape), stages(teacher, input_shape)
+    if not own or not theirs:
+        raise UserError("student or teacher has no feature maps: take a loss on answers, such as loss=kd")
     if reads == "last":
         return [(own[min(own)], theirs[min(theirs)])]
     common = [size for size in own if size in theirs]

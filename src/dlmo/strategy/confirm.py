@@ -1,0 +1,170 @@
+"""Looking again at what is about to be chosen, where validation images are few, by cross-validation.
+
+A file that looks best of twenty on 200 images is as a rule the luckiest of them: half a point is one image. So what
+would be chosen, and the network that its loss is measured against, are trained again on other parts of the same images,
+and judged on all the images that those trainings did not see (Stone: "Cross-validatory choice and assessment of
+statistical predictions", 1974). What does not hold is left out, and the next one is looked at.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dlmo.data.dataset import Dataset, Split, fingerprint
+from dlmo.errors import PASSING, one_line
+from dlmo.measure.accuracy import right_answers
+from dlmo.strategy.budget import Budget
+from dlmo.strategy.choose import likely_choice, reference_of
+from dlmo.strategy.plan import augmentation_for, class_weights_for, remaining_seconds, remaining_trainings
+from dlmo.study.recipe import Recipe, parse
+from dlmo.study.results import Result
+from dlmo.study.run import Outcome
+from dlmo.study.stages import make_artifact, scores
+from dlmo.study.workspace import NetworkPlan, Workspace
+
+# Trainings take so much longer than foretold at times.
+_SAFETY = 1.2
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """outcomes: as they were, those that were looked at again with their accuracy on all the images that did not train
+    them. judged: their results as the choice shall see them: what was not looked at again with the accuracy it would
+    have if it gained or lost as plain networks did that were. notes: what was found."""
+
+    outcomes: list[Outcome]
+    judged: list[Result]
+    notes: tuple[str, ...]
+
+
+def confirm(
+    workspace: Workspace,
+    outcomes: Sequence[Outcome],
+    plans: dict[str, NetworkPlan],
+    seed: int,
+    budget: Budget,
+    deadline: float,
+) -> Confirmed:
+    """Look again at the likely choice and its reference until the choice is one of those that were looked at, or the
+    next one would not be done by the deadline, by time.monotonic().
+
+    Files that need no further training come along with those that do.
+    """
+    judge = _Judge(workspace, plans, seed)
+    first = {outcome.result.recipe: outcome.result for outcome in outcomes}
+    again: dict[str, Result] = {}
+    failed: set[str] = set()
+    notes = []
+    while (recipe := _next(first, again, failed, budget)) is not None:
+        if time.monotonic() + _SAFETY * judge.seconds(parse(recipe)) > deadline:
+            notes.append(f"{recipe}: there was no time to look at it again on other validation images")
+            break
+        try:
+            again[recipe] = judge.again(first[recipe])
+        except PASSING:
+            raise
+        except Exception as error:  # one recipe that does not work on other images ends no job
+            notes.append(f"{recipe}: could not be looked at again: {one_line(error)}")
+            failed.add(recipe)
+            continue
+        notes.append(_words(first[recipe], again[recipe], judge.trainings))
+        for other in first:
+            if other not in again and time.monotonic() < deadline and judge.is_trained(parse(other)):
+                again[other] = judge.again(first[other])
+    kept = [replace(outcome, result=again.get(outcome.result.recipe, outcome.result)) for outcome in outcomes]
+    return Confirmed(kept, _judged(first, again), tuple(notes))
+
+
+def _next(first: dict[str, Result], again: dict[str, Result], failed: set[str], budget: Budget) -> str | None:
+    """The recipe to look at now: the reference, then what would be chosen; None where both were looked at."""
+    judged = _judged(first, again)
+    wanted = reference_of(judged), likely_choice(judged, budget)
+    waiting = [result.recipe for result in wanted if result is not None and result.recipe not in again]
+    return next((recipe for recipe in waiting if recipe not in failed), None)
+
+
+def _judged(first: dict[str, Result], again: dict[str, Result]) -> list[Result]:
+    return [again.get(recipe) or _expected(result, first, again) for recipe, result in first.items()]
+
+
+def _expected(result: Result, first: dict[str, Result], again: dict[str, Result]) -> Result:
+    # What was looked at as the likely choice was lucky more often than not: plain networks tell how hard the images are.
+    known = [recipe for recipe, result in again.items() if result.setup == "NQ"] or list(again)
+    if not known:
+        return result
+    shifts = [again[recipe].validation_accuracy - first[recipe].validation_accuracy for recipe in known]
+    return replace(result, validation_accuracy=result.validation_accuracy + sum(shifts) / len(shifts))
+
+
+def _words(first: Result, again: Result, trainings: int) -> str:
+    before, after = (f"{100 * result.validation_accuracy:.1f} %" for result in (first, again))
+    return (
+        f"{first.recipe}: {before} right on {first.validation_images:,} validation images; looked at again, {after} of "
+        f"{again.validation_images:,} images, each answered by one of {trainings} trainings that had not seen it"
+    )
+
+
+class _Judge:
+    """Trains on other parts of the images and judges on the rest."""
+
+    def __init__(self, workspace: Workspace, plans: dict[str, NetworkPlan], seed: int) -> None:
+        self._workspaces = [workspace, *(_on(workspace, fold) for fold in fold_datasets(workspace.dataset))]
+        self._plans, self._seed = plans, seed
+
+    @property
+    def trainings(self) -> int:
+        return len(self._workspaces)
+
+    def seconds(self, recipe: Recipe) -> float:
+        """What looking at it again should take."""
+        return sum(remaining_seconds(part, [recipe], self._plans, [self._seed]) for part in self._workspaces)
+
+    def is_trained(self, recipe: Recipe) -> bool:
+        """Whether it shares all its trainings with what was looked at."""
+        return not any(remaining_trainings(part, [recipe], self._plans, [self._seed]) for part in self._workspaces)
+
+    def again(self, result: Result) -> Result:
+        """The result with its accuracy on all the images."""
+        recipe = parse(result.recipe)
+        right = []
+        for part in self._workspaces:
+            content = make_artifact(part, recipe, self._plans[recipe.network], self._seed).content()
+            right.append(right_answers(scores(part, content, "validation", "a file"), part.dataset.validation.labels))
+        answers = np.concatenate(right)
+        return replace(result, validation_accuracy=float(answers.mean()), validation_images=len(answers))
+
+
+def fold_datasets(dataset: Dataset) -> list[Dataset]:
+    """The same images with other ones for validation, and none for test."""
+    found = []
+    for number, fold in enumerate(dataset.folds, 2):
+        rest = dataset.train.take(np.setdiff1d(np.arange(len(dataset.train)), fold))
+        splits = _together(rest, dataset.validation), dataset.train.take(fold), dataset.test.take(np.arange(0))
+        found.append(
+            replace(
+                dataset,
+                name=f"{dataset.name}, fold {number}",
+                train=splits[0],
+                validation=splits[1],
+                test=splits[2],
+                fingerprint=fingerprint(dataset.classes, splits),
+                folds=(),
+            )
+        )
+    return found
+
+
+def _together(first: Split, second: Split) -> Split:
+    return Split(
+        np.concatenate([first.images, second.images]),
+        np.concatenate([first.labels, second.labels]),
+        first.names + second.names,
+    )
+
+
+def _on(workspace: Workspace, dataset: Dataset) -> Workspace:
+    """The workspace with other images."""
+    weights = class_weights_for(dataset)
+    return replace(workspace, dataset=dataset, augmentation=augmentation_for(dataset), class_weights=weights)

@@ -1,0 +1,136 @@
+"""Which results are looked at again, with figures that need no training; for real in test_search_on_digits."""
+
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from dlmo.data.dataset import fingerprint
+from dlmo.measure.statistics import PairedTest
+from dlmo.strategy import confirm as confirming
+from dlmo.strategy.budget import make_budget
+from dlmo.strategy.choose import choose
+from dlmo.strategy.confirm import confirm, fold_datasets
+from dlmo.study.recipe import for_setup
+from dlmo.study.results import Result
+from dlmo.study.run import Outcome
+
+
+def result(setup, network, validation_accuracy, size_bytes):
+    return Result(
+        recipe=str(for_setup(network, setup)), setup=setup, network=network, accuracy=0.9, accuracy_low=0.8,
+        accuracy_high=1.0, validation_accuracy=validation_accuracy, validation_images=200, size_bytes=size_bytes,
+        compressed_bytes=size_bytes, latency_ms=1.0, latency_p90_ms=1.1, threads=1, ram_bytes=5000, macs=1,
+        parameters=1, delegated=1.0, partitions=1, seed=0, epochs=1, seconds=1.0, test_images=100, sparsity=0.0,
+        operators={}, float_operators=(), artifact="x.tflite",
+    )  # fmt: skip
+
+
+NQ = result("NQ", "resnet8", 0.97, 1000)
+LUCKY = result("PRQ", "resnet8@0.25", 0.98, 100)
+GOOD = result("FIQ", "resnet8@0.5", 0.965, 300)
+ALL = [NQ, LUCKY, GOOD]
+TRUTH = {NQ.recipe: 0.95, LUCKY.recipe: 0.92, GOOD.recipe: 0.945}
+LOW = make_budget("low")
+
+
+@dataclass
+class Judge:
+    """Knows the truth; asked: what was looked at, in order."""
+
+    asked: list
+    cost: dict
+    broken: tuple = ()
+    trainings = 4
+
+    def seconds(self, recipe):
+        return self.cost.get(str(recipe), 1.0)
+
+    def is_trained(self, recipe):
+        return False
+
+    def again(self, result):
+        self.asked.append(result.recipe)
+        if result.recipe in self.broken:
+            raise ValueError("no such thing")
+        return replace(result, validation_accuracy=TRUTH[result.recipe], validation_images=800)
+
+
+@pytest.fixture
+def judge(monkeypatch):
+    judge = Judge([], {})
+    monkeypatch.setattr(confirming, "_Judge", lambda workspace, plans, seed: judge)
+    return judge
+
+
+def looked_at(judge, results=ALL):
+    outcomes = [Outcome(entry, b"", np.zeros((1, 2))) for entry in results]
+    return confirm(None, outcomes, {}, 0, LOW, time.monotonic() + 100)
+
+
+def chosen(found):
+    """What the job takes then, of its own results."""
+    results = [outcome.result for outcome in found.outcomes]
+    choice = choose(results, LOW, lambda first, second: PairedTest(100, 3, 3, 1.0), found.judged)
+    assert choice.result in results
+    return choice.result.recipe
+
+
+def test_a_lucky_file_is_found_out_and_the_next_one_taken(judge):
+    found = looked_at(judge)
+    assert judge.asked == [NQ.recipe, LUCKY.recipe, GOOD.recipe]
+    assert [outcome.result.validation_accuracy for outcome in found.outcomes] == [0.95, 0.92, 0.945]
+    assert found.judged == [outcome.result for outcome in found.outcomes]
+    assert {entry.validation_images for entry in found.judged} == {800}
+    assert chosen(found) == GOOD.recipe
+    assert "98.0 % right on 200 validation images; looked at again, 92.0 % of 800 images" in found.notes[1]
+
+
+def test_what_was_not_looked_at_is_compared_by_what_was_seen_of_the_others(judge):
+    # On the first 200 images NQ did two points better than on all: by that, this one loses too much.
+    weaker = replace(GOOD, validation_accuracy=0.955)
+    found = looked_at(judge, [NQ, weaker])
+    assert judge.asked == [NQ.recipe]
+    assert found.outcomes[1].result == weaker
+    assert found.judged[1].validation_accuracy == pytest.approx(0.935)
+    assert chosen(found) == NQ.recipe
+
+
+def test_without_time_for_the_reference_everything_stays_and_is_said(judge):
+    judge.cost = {NQ.recipe: 1e6}
+    found = looked_at(judge)
+    assert found.judged == ALL and judge.asked == []
+    assert f"{NQ.recipe}: there was no time to look at it again" in found.notes[0]
+
+
+def test_without_time_for_the_best_file_it_is_still_the_best(judge):
+    judge.cost = {LUCKY.recipe: 1e6}
+    found = looked_at(judge)
+    assert judge.asked == [NQ.recipe]
+    assert chosen(found) == LUCKY.recipe
+    assert f"{LUCKY.recipe}: there was no time to look at it again" in found.notes[1]
+
+
+def test_one_that_cannot_be_trained_again_ends_nothing(judge):
+    judge.broken = (NQ.recipe,)
+    found = looked_at(judge)
+    assert judge.asked == [NQ.recipe, LUCKY.recipe]
+    assert [outcome.result.validation_images for outcome in found.outcomes] == [200, 800, 200]
+    assert f"{NQ.recipe}: could not be looked at again: ValueError: no such thing" in found.notes
+
+
+def test_folds_hold_every_image_once_and_no_test_image(digits):
+    folds = fold_datasets(digits)
+    assert len(folds) == len(digits.folds) == 3
+    pool = len(digits.train) + len(digits.validation)
+    names = [set(digits.validation.names), *(set(fold.validation.names) for fold in folds)]
+    assert sum(map(len, names)) == len(set.union(*names))
+    for fold in folds:
+        assert len(fold.train) + len(fold.validation) == pool and len(fold.test) == 0
+        assert not set(fold.train.names) & set(fold.validation.names)
+        assert not set(fold.train.names) & set(digits.test.names)
+        assert np.bincount(fold.validation.labels, minlength=10).min() > 0
+        assert abs(len(fold.validation) - len(digits.validation)) <= 10
+        assert fold.fingerprint == fingerprint(fold.classes, (fold.train, fold.validation, fold.test))
+    assert len({digits.fingerprint, *(fold.fingerprint for fold in folds)}) == 4
