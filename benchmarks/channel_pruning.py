@@ -4,8 +4,9 @@
         [--epochs 20] [--images N] [--seeds 3]
 
 One network is trained per seed and cut to each share of its MACs; then to the latency that the table foretells for
-each result, so that both ways have one budget. Everything else is the same: criterion, rounds, epochs, teacher. All
-files are then measured in turns. Accuracies are on validation images, means over the seeds. The last lines read the
+each result. dlmo cuts to less than that where the file runs slower than its table foretold (study/cutting.py), so read
+the curves, not rows side by side. Everything else is the same: criterion, rounds, epochs, teacher. All files are then
+measured in turns. Accuracies are on validation images, means over the seeds. The last lines read the
 latency of either way at equal accuracy: between the points of a curve, straight lines.
 """
 

@@ -2,8 +2,9 @@
 
     python benchmarks/cluster.py [--part NAME]... [--recipes 10000] [--epochs 10]
 
-Prints the figures that docs/scale.md cites. Ray runs on this machine (`local:CORES`); starting it, and its workers'
-imports, are measured with one empty stage and taken off. Stub stages write one small file each into the store.
+Prints the figures that docs/scale.md cites, but for the numbers of requests to a store. Ray runs on this machine
+(`local:CORES`); starting it, and its workers' imports, are measured with one empty stage and taken off. Stub stages
+write one small file each into the store.
 
 overhead:   stub stages one after the other on a cluster of one core, against the same in this process
 speed:      the trainings of a grid on digits, on a cluster of one and of two cores in turns, one thread each

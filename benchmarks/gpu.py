@@ -54,7 +54,7 @@ def rate(network: torch.nn.Module, batch: int, steps: int, device: Device) -> fl
             torch.cuda.synchronize()
         stamps.append(time.monotonic())
 
-    schedule = Schedule(1, batch, 0.01, 0.1)
+    schedule = Schedule(1, batch, 0.01, 0.1, orthogonal=True)
     loop.train(network, split, split.take(np.arange(1)), schedule, AUGMENTATION, device, 0, progress=stamp)
     return batch * steps / (stamps[-1] - stamps[WARM_UP_STEPS - 1])
 

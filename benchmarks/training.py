@@ -160,6 +160,8 @@ def main() -> None:
         return
     facts = machine()
     chosen = device.best_device()
+    if chosen.name != "cpu":
+        raise SystemExit("both loops run on the CPU here: set CUDA_VISIBLE_DEVICES= (benchmarks/gpu.py is for GPUs)")
     peak = matmul_peak(chosen.autocast or torch.float32)
     print(f"{facts['cpu']}, {os.cpu_count()} cores, {facts['instructions']}; dlmo trains on {chosen.describe()}; "
           f"{arguments.side}x{arguments.side} images, batch {arguments.batch}, best of {arguments.rounds} rounds of "

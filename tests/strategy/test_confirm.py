@@ -42,13 +42,14 @@ class Judge:
     asked: list
     cost: dict
     broken: tuple = ()
+    trained: tuple = ()
     trainings = 4
 
     def seconds(self, recipe):
         return self.cost.get(str(recipe), 1.0)
 
     def is_trained(self, recipe):
-        return False
+        return str(recipe) in self.trained
 
     def again(self, result):
         self.asked.append(result.recipe)
@@ -64,15 +65,15 @@ def judge(monkeypatch):
     return judge
 
 
-def looked_at(judge, results=ALL):
+def looked_at(judge, results=ALL, budget=LOW):
     outcomes = [Outcome(entry, b"", np.zeros((1, 2))) for entry in results]
-    return confirm(None, outcomes, {}, 0, LOW, time.monotonic() + 100)
+    return confirm(None, outcomes, {}, 0, budget, time.monotonic() + 100)
 
 
-def chosen(found):
+def chosen(found, budget=LOW):
     """What the job takes then, of its own results."""
     results = [outcome.result for outcome in found.outcomes]
-    choice = choose(results, LOW, lambda first, second: PairedTest(100, 3, 3, 1.0), found.judged)
+    choice = choose(results, budget, lambda first, second: PairedTest(100, 3, 3, 1.0), found.judged)
     assert choice.result in results
     return choice.result.recipe
 
@@ -118,6 +119,31 @@ def test_one_that_cannot_be_trained_again_ends_nothing(judge):
     assert judge.asked == [NQ.recipe, LUCKY.recipe]
     assert [outcome.result.validation_images for outcome in found.outcomes] == [200, 800, 200]
     assert f"{NQ.recipe}: could not be looked at again: ValueError: no such thing" in found.notes
+
+
+def test_files_of_the_same_trainings_come_along_and_may_fail_alone(judge):
+    sibling = result("F16", "resnet8", 0.97, 500)
+    judge.trained, judge.broken = (sibling.recipe, GOOD.recipe), (sibling.recipe,)
+    found = looked_at(judge, [NQ, sibling, GOOD])
+    assert judge.asked == [NQ.recipe, sibling.recipe, GOOD.recipe]
+    assert [outcome.result.validation_images for outcome in found.outcomes] == [800, 200, 800]
+
+
+def test_the_balance_is_the_same_for_what_was_looked_at_and_what_was_not(judge, monkeypatch):
+    # As right as the reference, better in all else; and all were better on the other images.
+    perfect = result("PRQ", "resnet8@0.5", 1.0, 400)
+    monkeypatch.setitem(TRUTH, NQ.recipe, 0.99)
+    monkeypatch.setitem(TRUTH, perfect.recipe, 1.0)
+    mid = make_budget("mid")
+    found = looked_at(judge, [NQ, perfect], mid)
+    assert judge.asked == [NQ.recipe, perfect.recipe]
+    assert chosen(found, mid) == perfect.recipe
+
+
+def test_nothing_is_looked_at_again_where_no_file_keeps_the_limits(judge):
+    tiny = make_budget("low", max_size="10")
+    found = looked_at(judge, budget=tiny)
+    assert judge.asked == [] and found.judged == ALL and found.notes == ()
 
 
 def test_folds_hold_every_image_once_and_no_test_image(digits):

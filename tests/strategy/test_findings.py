@@ -75,6 +75,26 @@ def test_a_tiers_advice_is_held_against_the_pick():
     assert verdict("low-end", PLAIN, pruned, result("vgg", "FIQ", 0.80, 50, 1.0)).startswith("does not hold")
 
 
+@pytest.mark.parametrize(("networks", "expected"), [(4, "cannot be told"), (5, "holds (1 of 1")])
+def test_a_trend_over_few_networks_is_tested_exactly(networks, expected):
+    # Perfect order of four comes by chance once in twelve times (either way), of five once in sixty.
+    plain = [result(f"resnet{8 + 6 * n}", "NQ", 0.8, 1000 * (n + 1), 1.0) for n in range(networks)]
+    pruned = [result(r.network, "PRN", 0.8 + 0.01 * n, 300, 1.0) for n, r in enumerate(plain)]
+    assert verdict("PRN pays more on larger", *plain, *pruned).startswith(expected)
+    alike = [result(r.network, "PRN", 0.8, 300, 1.0) for r in plain]
+    assert verdict("PRN pays more on larger", *plain, *alike).startswith("cannot be told")
+
+
+def test_advice_is_not_judged_by_itself():
+    alone = result("vgg", "PRN", 0.8, 300, 1.0)
+    assert verdict("mid-end service", alone) == "cannot be told"
+
+
+def test_wide_networks_are_no_rivals_of_each_other():
+    coarse, whole = result("wide_resnet_34_1:medium", "NQ", 0.7, 1, 1.0), result("wide_resnet_34_1", "NQ", 0.9, 1, 1.0)
+    assert verdict("the wide residual network", coarse, whole, PLAIN).startswith("holds (1 of 1")
+
+
 @pytest.mark.parametrize(
     ("accuracy", "gains", "collapses"),
     [

@@ -206,14 +206,15 @@ def _sources(run: Run) -> list[tuple[str, str]]:
     """How each number was got."""
     if not run.results:
         return []
-    validation = " or ".join(f"{n:,}" for n in sorted({result.validation_images for result in run.results}))
+    counts = {result.validation_images: wording.validation_images(run, result) for result in run.results}
+    validation = " or ".join(words for _, words in sorted(counts.items()))
     return [
         (
             "accuracy",
             f"{wording.source(run, 'accuracy_source')}: the .tflite file run on {wording.test_images(run)} test "
             "images, with its 95 % Wilson interval",
         ),
-        ("validation accuracy", f"measured on {validation} validation images; all choices are made on it"),
+        ("validation accuracy", f"measured on validation images ({validation}); all choices are made on it"),
         ("size", f"measured: bytes of the file, and the same compressed; 1 KB = {wording.KB:,} bytes"),
         (
             "latency",

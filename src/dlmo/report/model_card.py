@@ -84,7 +84,7 @@ def _numbers(run: Run, result: Result) -> str:
         ),
         (
             "validation accuracy",
-            f"{wording.percent(result.validation_accuracy)} % (n = {result.validation_images:,})",
+            f"{wording.percent(result.validation_accuracy)} % ({wording.validation_images(run, result)})",
         ),
         (
             "size",

@@ -211,10 +211,11 @@ def _latency(result: Result | Measured) -> str:
 def _legend(run: Run) -> str:
     chosen = f"{CHOSEN} chosen   " if run.choice else ""
     cost = wording.running_cost(run)
+    running = "latency" if cost == "latency_ms" else "RAM"
     lines = [
         *([f"{FAILED} failed: see below"] if run.failures else []),
-        f"{chosen}{FRONT} best trade: nothing tried beats both its accuracy on validation",
-        f"  images and its size, or both that accuracy and its {'latency' if cost == 'latency_ms' else 'RAM'}",
+        f"{chosen}{FRONT} best trade: nothing {wording.compared(run)} beats both its accuracy on",
+        f"  validation images and its size, or both that accuracy and its {running}",
         f"size: the .tflite file, 1 KB = {wording.KB:,} bytes; accuracy: on {wording.test_images(run)} test images",
         _running_legend(run, cost),
         *(f"device: {words}" for words in wording.devices(run)),

@@ -158,6 +158,19 @@ def ram_words(result: Result) -> str:
     return f"arena: {kilobytes(result.arena_head)} KB head + {kilobytes(result.arena_persistent)} KB persistent"
 
 
+def compared(run: Run) -> str:
+    """What the best trades are the best of: all, or, where validation images were few, what was looked at again."""
+    alike = len({result.validation_images for result in run.results}) < 2
+    return "tried" if alike else "looked at again"
+
+
+def validation_images(run: Run, result: Result) -> str:
+    """How many images a validation accuracy is of, and how, where the validation split has fewer."""
+    if result.validation_images == run.dataset.get("validation_images", result.validation_images):
+        return f"n = {result.validation_images:,}"
+    return f"n = {result.validation_images:,}, by cross-validation"
+
+
 def described(run: Run) -> Result | None:
     """The result that confusion and mistakes belong to: the chosen, else the most accurate."""
     if run.choice:

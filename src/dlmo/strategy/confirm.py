@@ -15,7 +15,7 @@ import numpy as np
 from dlmo.data.dataset import Dataset, Split, fingerprint
 from dlmo.errors import PASSING, one_line
 from dlmo.measure.accuracy import right_answers
-from dlmo.strategy.budget import Budget
+from dlmo.strategy.budget import Budget, cost_shortfalls
 from dlmo.strategy.choose import likely_choice, reference_of
 from dlmo.strategy.plan import augmentation_for, class_weights_for, remaining_seconds, remaining_trainings
 from dlmo.study.recipe import Recipe, parse
@@ -52,15 +52,15 @@ def confirm(
 
     Files that need no further training come along with those that do.
     """
-    judge = _Judge(workspace, plans, seed)
     first = {outcome.result.recipe: outcome.result for outcome in outcomes}
     again: dict[str, Result] = {}
     failed: set[str] = set()
     notes = []
-    while (recipe := _next(first, again, failed, budget)) is not None:
-        if time.monotonic() + _SAFETY * judge.seconds(parse(recipe)) > deadline:
-            notes.append(f"{recipe}: there was no time to look at it again on other validation images")
-            break
+    if all(cost_shortfalls(result, budget) for result in first.values()):  # nothing will be chosen
+        return Confirmed(list(outcomes), list(first.values()), ())
+    judge = _Judge(workspace, plans, seed)
+
+    def look_again(recipe: str) -> None:
         try:
             again[recipe] = judge.again(first[recipe])
         except PASSING:
@@ -68,11 +68,19 @@ def confirm(
         except Exception as error:  # one recipe that does not work on other images ends no job
             notes.append(f"{recipe}: could not be looked at again: {one_line(error)}")
             failed.add(recipe)
+
+    while (recipe := _next(first, again, failed, budget)) is not None:
+        if time.monotonic() + _SAFETY * judge.seconds(parse(recipe)) > deadline:
+            notes.append(f"{recipe}: there was no time to look at it again on other validation images")
+            break
+        look_again(recipe)
+        if recipe not in again:
             continue
         notes.append(_words(first[recipe], again[recipe], judge.trainings))
         for other in first:
-            if other not in again and time.monotonic() < deadline and judge.is_trained(parse(other)):
-                again[other] = judge.again(first[other])
+            waiting = other not in again and other not in failed
+            if waiting and time.monotonic() < deadline and judge.is_trained(parse(other)):
+                look_again(other)
     kept = [replace(outcome, result=again.get(outcome.result.recipe, outcome.result)) for outcome in outcomes]
     return Confirmed(kept, _judged(first, again), tuple(notes))
 
@@ -90,12 +98,14 @@ def _judged(first: dict[str, Result], again: dict[str, Result]) -> list[Result]:
 
 
 def _expected(result: Result, first: dict[str, Result], again: dict[str, Result]) -> Result:
-    # What was looked at as the likely choice was lucky more often than not: plain networks tell how hard the images are.
+    # What was looked at as the likely choice was lucky more often than not; plain networks tell how hard the images are
     known = [recipe for recipe, result in again.items() if result.setup == "NQ"] or list(again)
     if not known:
         return result
     shifts = [again[recipe].validation_accuracy - first[recipe].validation_accuracy for recipe in known]
-    return replace(result, validation_accuracy=result.validation_accuracy + sum(shifts) / len(shifts))
+    expected = min(1.0, max(0.0, result.validation_accuracy + sum(shifts) / len(shifts)))
+    # As if of as many images: what a choice adds for how few there are must be the same for all.
+    return replace(result, validation_accuracy=expected, validation_images=again[known[0]].validation_images)
 
 
 def _words(first: Result, again: Result, trainings: int) -> str:

@@ -47,7 +47,7 @@ from dlmo.study.shape import untrained_file
 from dlmo.study.stages import make_artifact, scores
 from dlmo.study.store import open_store
 from dlmo.study.trainings import check_cutting, check_teaching
-from dlmo.study.workspace import Workspace
+from dlmo.study.workspace import NetworkPlan, Workspace
 from dlmo.tracking.follow import Tracked
 from dlmo.tracking.work import Work, work_of
 
@@ -188,7 +188,8 @@ def prepare(source: str | Path, job: Job, options: Options, progress: Progress, 
             progress=lambda done, total: update(done / max(1, total)),
         )
     network = take_in(own.source, own.request, dataset, options.stem, progress) if own else None
-    notes = (*job.notes, *dataset.notes, *(network.notes if network else ()))
+    unused = ("--epochs is given, so --time is not used",) if options.epochs and options.time else ()
+    notes = (*job.notes, *unused, *dataset.notes, *(network.notes if network else ()))
     for note in notes:
         progress.note(note)
     workspace = Workspace(
@@ -284,7 +285,7 @@ def run_prepared(ready: Prepared, job: Job, options: Options, begun: float, plan
                 failed = make_recipes(workspace, recipes, plans, seeds, cluster)
                 made = [recipe for recipe in recipes if file_task(recipe, seeds[0]) not in failed]
                 found = _search(workspace, space, job, options, plan, made, ready.seconds, begun)
-                known, plans, searched = set(map(str, recipes)), found.plans | plans, found.search
+                known, plans, searched = set(map(str, recipes)), _merged(found.plans, plans), found.search
                 recipes = [*recipes, *(recipe for recipe in found.recipes if str(recipe) not in known)]
             outcomes, failures, curves = run_recipes(
                 workspace, recipes, plans, seeds, options.threads, needed=job.given, cluster=cluster
@@ -305,7 +306,7 @@ def run_prepared(ready: Prepared, job: Job, options: Options, begun: float, plan
             budget=job.budget.words() if job.budget else {},
             results=results,
             choice=choice,
-            nearest=_near(choice, best_judged(judged), job.budget),
+            nearest=_near(choice, judged, job.budget),
             notes=(
                 *ready.notes,
                 *left_out,
@@ -420,6 +421,16 @@ def _search(
         plain=plain,
     )
     return search(workspace, space, terms)
+
+
+def _merged(found: Mapping[str, NetworkPlan], planned: Mapping[str, NetworkPlan]) -> dict[str, NetworkPlan]:
+    """The plans of a search beside those it began with, which know nothing of its teachers."""
+    teachers = {name: plan.teacher_seconds for name, plan in found.items()}
+    kept = {
+        name: replace(plan, teacher_seconds={**teachers.get(name, {}), **plan.teacher_seconds})
+        for name, plan in planned.items()
+    }
+    return {**found, **kept}
 
 
 def _confirms(workspace: Workspace) -> bool:

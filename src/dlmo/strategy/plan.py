@@ -250,7 +250,7 @@ def make_plan(
         for network, count in document["epochs"].items()
     }
     count = max(document["epochs"].values())
-    steps = [step for network in plans for recipe in recipes[network] for step in recipe.further_trainings]
+    steps = {name: [step for recipe in recipes[name] for step in recipe.further_trainings] for name in plans}
     # Epochs that were asked for are no matter of time.
     notes = _notes(document, plans, steps, images, seconds if epochs is None else None)
     return Plan(plans, count, document["device"], notes)
@@ -310,12 +310,12 @@ def macs_of(workspace: Workspace, network: str) -> int:
 
 
 def _notes(
-    document: dict, plans: dict[str, NetworkPlan], steps: Sequence[Step], images: int, seconds: float | None
+    document: dict, plans: dict[str, NetworkPlan], steps: Mapping[str, list[Step]], images: int, seconds: float | None
 ) -> tuple[str, ...]:
-    """steps: those of the recipes that train a network further."""
+    """steps: of each network, those of its recipes that train it further."""
     lines: dict[str, list[str]] = {}
     for network, plan in plans.items():
-        lines.setdefault(_schedule_in_words(plan, steps), []).append(network)
+        lines.setdefault(_schedule_in_words(plan, steps[network]), []).append(network)
     several = len(lines) > 1
     notes = [f"schedule{' of ' + ', '.join(of) if several else ''}: {line}" for line, of in lines.items() if line]
     full = full_epochs(images)

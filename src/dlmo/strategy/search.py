@@ -110,7 +110,7 @@ class _Searcher:
     def run(self) -> Found:
         budget, limits = self._terms.budget, None
         if self._terms.limited:
-            limits = [budget.max_size, _asked_latency(budget), budget.max_ram, budget.min_accuracy]
+            limits = [budget.max_size, budget.max_latency_ms, budget.max_ram, budget.min_accuracy]
         # Under other limits other recipes are promising, and others refused.
         question = f"ended {json.dumps({'limits': limits, 'long': self._terms.long})}"
         ended = self._notes.get(question)
@@ -130,7 +130,11 @@ class _Searcher:
         if recipes:
             best = self._best_plain()  # a loss is measured against it, so the choice has to see it
             recipes |= {str(best): best} if best is not None else {}
-        plans = {recipe.network: self._plan(recipe, self._terms.long) for recipe in recipes.values()}
+        plans: dict[str, NetworkPlan] = {}
+        for recipe in recipes.values():
+            plan, before = self._plan(recipe, self._terms.long), plans.get(recipe.network)
+            teachers = {**(before.teacher_seconds if before else {}), **plan.teacher_seconds}
+            plans[recipe.network] = replace(plan, teacher_seconds=teachers)
         seconds = time.monotonic() - self._begun
         overhead = max(0.0, 1 - self._worked / seconds) if self._worked else None
         trials = (*self._looked_at(), *self._promoted().values())
@@ -562,12 +566,6 @@ def _with_limits(tier: Budget, budget: Budget) -> Budget:
         max_latency_ms=budget.max_latency_ms,
         running_cost=budget.running_cost,
     )
-
-
-def _asked_latency(budget: Budget) -> float | None:
-    """The user's limit on latency; that of a service by itself is no question of its own."""
-    usual = SERVICES[budget.service].max_latency_ms if budget.service in SERVICES else None
-    return None if budget.max_latency_ms == usual else budget.max_latency_ms
 
 
 def _surely(trial: Trial) -> float:
