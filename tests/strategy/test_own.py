@@ -273,6 +273,32 @@ def test_a_float_tflite_goes_through_post_training_setups(float_file, trained, d
         compress(float_file, "digits", recipe="qat > int8", mean="0.3", std="0.4", options=options)
 
 
+def test_a_tflite_keeps_the_size_of_its_images(float_file, shared_store):
+    options = Options(epochs=1, store=shared_store, input_size=32)
+    with pytest.raises(UserError, match="takes 16x16x1, not 32x32x1: leave out --input-size"):
+        compress(float_file, "digits", recipe="int8", mean="0.3", std="0.4", options=options)
+
+
+def test_a_stem_is_for_networks_that_have_one(weights, digits):
+    source = open_source(Request(str(weights), f"{CODE}:small"))
+    with pytest.raises(UserError, match="--stem large: .* is as it is; leave it out"):
+        take_in(source, Request(str(weights), f"{CODE}:small"), digits, "large", SilentProgress())
+
+
+def test_code_may_import_what_lies_beside_it(tmp_path):
+    (tmp_path / "blocks_beside.py").write_text("from torch import nn\nlayer = nn.Conv2d(1, 4, 3)\n")
+    (tmp_path / "net_beside.py").write_text("from blocks_beside import layer\ndef make():\n    return layer\n")
+    assert open_source(Request(f"{tmp_path / 'net_beside.py'}:make")).channels == 1
+
+
+@pytest.mark.parametrize("colours", [1, 3])
+def test_colours_are_told_by_any_file_of_weights(colours, tmp_path):
+    """A file sorted by name may begin with a depthwise convolution, which reads one channel at a time."""
+    weights = {"blocks.dw.weight": torch.zeros(8, 1, 3, 3), "stem.weight": torch.zeros(8, colours, 3, 3)}
+    save_file(weights, tmp_path / "w.safetensors")
+    assert open_source(Request(str(tmp_path / "w.safetensors"), "mobilenet_v2")).channels == colours
+
+
 def test_a_tflite_that_takes_channels_first_is_refused(float_file, tmp_path):
     from ai_edge_litert import schema_py_generated as schema
 

@@ -32,6 +32,25 @@ def test_folding_computes_the_same_without_batch_norm(name):
     assert not any(isinstance(module, nn.BatchNorm2d | nn.Dropout) for module in folded.modules())
 
 
+class Flattening(nn.Module):
+    """Computes with the sides of its maps, as torch code often does."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.linear = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(64, 2)
+
+    def forward(self, x):
+        x = self.layer(x)
+        return self.linear(x.view(x.size(0), x.size(1) * x.shape[2] * x.shape[3] + 0))
+
+
+def test_numbers_are_not_rounded():
+    network = insert_fake_quantization(Flattening())
+    assert network(torch.randn(2, 3, 4, 4)).shape == (2, 2)
+    rounded = [name for name, module in network.named_modules() if isinstance(module, ActivationQuantizer)]
+    assert len(rounded) == 3, "input, map and logits"
+
+
 class Unusual(nn.Module):
     """A convolution called twice, one with other padding than zeros, and a BatchNorm that scales nothing."""
 

@@ -95,3 +95,10 @@ def test_networks_without_a_common_size_are_refused():
     with pytest.raises(UserError, match="2 needed"):
         paired("successive", nn.Sequential(nn.Conv2d(3, 8, 3, padding=1)), student, SHAPE)
     assert len(paired("last", student, teacher, SHAPE)) == 1
+
+
+@pytest.mark.parametrize("reads", ["last", "stages"])
+def test_networks_without_maps_are_refused(reads):
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(256, 10))
+    with pytest.raises(UserError, match="no feature maps: take a loss on answers"):
+        paired(reads, flat, flat, (16, 16, 1))
