@@ -109,7 +109,6 @@ def test_views_are_stored_where_only_answers_count():
         ("resnet20 > float32(3)", "at most 0 values"),
         ("resnet20 > > int8", "is not a step"),
         ("> int8", "no network"),
-        ("resnet20 > prune(0.9, epochs=0, rounds=3)", "epochs=0 trains nothing: leave out rounds"),
         ("resnet20 > prune_channels(0.5, 0.5)", "give only one of ratio, macs"),
         ("resnet20 > prune_channels(size=96KB, latency=1ms)", "give only one of size, latency"),
         ("resnet20 > prune_channels(size=big)", 'size "big" is no size'),

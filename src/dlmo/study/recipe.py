@@ -176,13 +176,6 @@ class Prune(Step):
     epochs: int | None = Field(None, ge=0, le=10_000)  # None: the plan's share of the schedule
     teacher: Literal["parent", "none"] = "none"
 
-    @model_validator(mode="after")
-    def _used(self) -> "Prune":
-        useless = [name for name in ("rounds", "teacher") if name in self.model_fields_set]
-        if self.epochs == 0 and useless:
-            raise ValueError(f"epochs=0 trains nothing: leave out {' and '.join(useless)}")
-        return self
-
 
 class PruneChannels(Step):
     """See techniques.channel_pruning. Under one of the limits, channels go by importance lost per cost saved.
