@@ -12,6 +12,7 @@ from dlmo.strategy import confirm as confirming
 from dlmo.strategy.budget import make_budget
 from dlmo.strategy.choose import choose
 from dlmo.strategy.confirm import confirm, fold_datasets
+from dlmo.strategy.job import _near
 from dlmo.study.recipe import for_setup
 from dlmo.study.results import Result
 from dlmo.study.run import Outcome
@@ -144,6 +145,18 @@ def test_nothing_is_looked_at_again_where_no_file_keeps_the_limits(judge):
     tiny = make_budget("low", max_size="10")
     found = looked_at(judge, budget=tiny)
     assert judge.asked == [] and found.judged == ALL and found.notes == ()
+
+
+def test_an_accuracy_that_is_only_expected_is_said_to_be(judge):
+    weaker = replace(GOOD, validation_accuracy=0.955)
+    found = looked_at(judge, [NQ, weaker])
+    results = [outcome.result for outcome in found.outcomes]
+    choice = choose(results, LOW, lambda first, second: PairedTest(100, 3, 3, 1.0), found.judged)
+    (line,) = _near(choice, results, found.judged, LOW)
+    assert line.startswith(f"{weaker.recipe}: loses 1.50 points")
+    assert line.endswith("(accuracy as expected: not looked at again)")
+    (plain,) = _near(choice, results, results, LOW) or ("",)
+    assert "expected" not in plain
 
 
 def test_folds_hold_every_image_once_and_no_test_image(digits):

@@ -306,7 +306,7 @@ def run_prepared(ready: Prepared, job: Job, options: Options, begun: float, plan
             budget=job.budget.words() if job.budget else {},
             results=results,
             choice=choice,
-            nearest=_near(choice, judged, job.budget),
+            nearest=_near(choice, results, judged, job.budget),
             notes=(
                 *ready.notes,
                 *left_out,
@@ -333,11 +333,18 @@ def run_prepared(ready: Prepared, job: Job, options: Options, begun: float, plan
     return Finished(run, outcomes, workspace)
 
 
-def _near(choice: Choice | None, results: Sequence[Result], budget: Budget | None) -> tuple[str, ...]:
-    """What the limits left out narrowly, or the allowed loss alone."""
+def _near(
+    choice: Choice | None, results: Sequence[Result], judged: Sequence[Result], budget: Budget | None
+) -> tuple[str, ...]:
+    """What the limits left out narrowly, or the allowed loss alone. judged: see choose; what is only expected is said
+    to be."""
     if budget is None:
         return ()
-    return nearest(results, budget) if choice is None else shut_out(choice.result, results, budget)
+    lines = nearest(judged, budget) if choice is None else shut_out(choice.result, judged, budget)
+    measured = {result.recipe: result.validation_accuracy for result in results}
+    expected = {entry.recipe for entry in judged if entry.validation_accuracy != measured[entry.recipe]}
+    said = " (accuracy as expected: not looked at again)"
+    return tuple(line + said * (line.partition(": ")[0] in expected) for line in lines)
 
 
 def _out_of_reach(workspace: Workspace, recipes: Sequence[Recipe], job: Job, options: Options) -> tuple[str, ...]:
