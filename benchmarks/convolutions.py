@@ -31,6 +31,7 @@ LAYERS = [
     (2048, 1, 1, 1, False),
     # These differ in bfloat16 alone.
     (144, 16, 3, 2, True),
+    (96, 16, 5, 1, True),
     (576, 4, 3, 2, True),
     (256, 2, 3, 1, False),
     (256, 4, 3, 2, False),

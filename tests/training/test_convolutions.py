@@ -45,6 +45,9 @@ def test_outputs_and_gradients_are_those_of_torch(groups, outputs):
         (16, 16, 5, 2, 16, 9),
         (16, 16, 3, 2, 16, 2),
         (16, 16, 3, 1, 16, 8),
+        (16, 16, 5, 1, 16, 8),
+        (16, 16, 5, 1, 16, 3),
+        (16, 16, 4, 1, 16, 8),
         (16, 32, 3, 2, 4, 8),
     ],
 )
@@ -94,6 +97,15 @@ def test_patches_times_filters_are_a_convolution():
     images, weight = torch.randn(2, 3, 5, 4), torch.randn(6, 3, 3, 2)
     found = product_of_patches(images, weight, None, 2, (1, 0), [3, 2])
     torch.testing.assert_close(found, nn.functional.conv2d(images, weight, None, 2, (1, 0)))
+
+
+def test_more_padding_than_a_kernel_reaches_in_bfloat16():
+    layer = nn.Conv2d(8, 8, 2, padding=2, groups=8, bias=False)
+    images = torch.randn(2, 8, 4, 4, requires_grad=True)
+    (expected,) = torch.autograd.grad(layer(images).sum(), [images])
+    with torch.autocast("cpu", torch.bfloat16), quick_convolutions(layer):
+        (found,) = torch.autograd.grad(layer(images).float().sum(), [images])
+    assert (found - expected).norm() < 0.01 * expected.norm()
 
 
 def test_a_map_that_padding_makes_larger():

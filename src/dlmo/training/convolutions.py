@@ -3,8 +3,9 @@
 The last stages of networks made for large images are there as soon as images are small, and kernels are not made for
 them (`python benchmarks/convolutions.py`): taps that only ever meet padding are multiplied all the same, the gradient
 of a depthwise convolution's weights takes many times as long as its arithmetic needs, and in bfloat16 so do dense
-convolutions of few pixels and the gradients of a strided depthwise convolution. Everything here computes the same but
-for rounding. Which way is the faster one was found with torch 2.13.0: run the benchmark again with another.
+convolutions of few pixels and the gradients of a depthwise convolution that is strided or has a large kernel.
+Everything here computes the same but for rounding. Which way is the faster one was found with torch 2.13.0: run the
+benchmark again with another.
 """
 
 import contextlib
@@ -17,6 +18,9 @@ from torch import nn
 # In bfloat16 a product of matrices is faster than a 1x1 convolution where its map has at most so many pixels, and than
 # one of larger kernels where its map has at most so many and it reads so many channels or more (Xeon with AMX).
 _POINTWISE_PIXELS, _PATCH_PIXELS, _PATCH_CHANNELS = 64, 16, 128
+# In bfloat16 the gradient of a depthwise convolution's weights takes several times as long as in float32 where its
+# kernel has sides of so many or more.
+_SLOW_SIDE = 5
 
 
 @contextlib.contextmanager
@@ -60,7 +64,7 @@ def _forward_of(layer: nn.Conv2d):
             weight, around = weight[:, :, top:bottom, left:right], (padding - top, padding - left)
         if reduced:
             inputs, weight = (tensor.to(torch.get_autocast_dtype("cpu")) for tensor in (inputs, weight))
-        if depthwise and torch.is_grad_enabled() and (small or stride > 1):
+        if depthwise and torch.is_grad_enabled() and (small or reduced):
             outputs = _Depthwise.apply(inputs, weight, stride, around, small)
             return outputs if bias is None else outputs + bias.to(outputs.dtype)[:, None, None]
         if groups == 1:
@@ -147,16 +151,20 @@ class _Depthwise(torch.autograd.Function):
         by_taps = ctx.by_taps and ctx.needs_input_grad[1]
         if by_taps:
             of_weight = gradient_of_weight(inputs, gradient, weight.shape[2:], ctx.stride, ctx.padding)
-        wanted = [ctx.needs_input_grad[0], ctx.needs_input_grad[1] and not by_taps, False]
+        reduced = inputs.dtype == torch.bfloat16
+        around = [side - 1 - before for side, before in zip(weight.shape[2:], ctx.padding)]
+        if reduced and ctx.stride == 1 and min(around) >= 0 and ctx.needs_input_grad[0]:
+            # The same convolution with the kernel turned around: in bfloat16 twice as fast as the kernel made for it.
+            of_inputs = F.conv2d(gradient, weight.flip(2, 3), None, 1, around, 1, len(weight))
+        wanted = [ctx.needs_input_grad[0] and of_inputs is None, ctx.needs_input_grad[1] and not by_taps, False]
         if any(wanted):
-            # In bfloat16 the gradients of a strided one, above all its inputs', take many times as long as in float32
-            # (`python benchmarks/convolutions.py`).
-            number_format = torch.float32 if inputs.dtype == torch.bfloat16 and ctx.stride > 1 else inputs.dtype
-            of_inputs, found, _ = torch.ops.aten.convolution_backward(
+            slow = ctx.stride > 1 or max(weight.shape[2:]) >= _SLOW_SIDE
+            number_format = torch.float32 if reduced and slow else inputs.dtype
+            found_of_inputs, found, _ = torch.ops.aten.convolution_backward(
                 *(tensor.to(number_format) for tensor in (gradient, inputs, weight)), None, [ctx.stride] * 2,
                 list(ctx.padding), [1, 1], False, [0, 0], len(weight), wanted,
             )  # fmt: skip
-            of_inputs = None if of_inputs is None else of_inputs.to(inputs.dtype)
+            of_inputs = of_inputs if found_of_inputs is None else found_of_inputs.to(inputs.dtype)
             of_weight = of_weight if found is None else found.to(weight.dtype)
         return of_inputs, of_weight, None, None, None
 
