@@ -17,12 +17,13 @@ from dlmo.networks.layers import conv_norm, initialize, quiet, scaled
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut: figure 5, left."""
+    """Two 3x3 convolutions and a shortcut: figure 5, left. inner: channels between the two, `outputs` if not given."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, inner: int | None = None) -> None:
         super().__init__()
-        self.first = conv_norm(inputs, outputs, 3, stride=stride, activation=nn.ReLU)
-        self.second = quiet(conv_norm(outputs, outputs, 3))
+        inner = inner or outputs
+        self.first = conv_norm(inputs, inner, 3, stride=stride, activation=nn.ReLU)
+        self.second = quiet(conv_norm(inner, outputs, 3))
         same_shape = stride == 1 and inputs == outputs
         self.shortcut = nn.Identity() if same_shape else conv_norm(inputs, outputs, 1, stride=stride)
         self.activation = nn.ReLU()

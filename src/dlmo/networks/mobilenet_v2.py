@@ -24,15 +24,15 @@ DROPOUT = 0.2  # before the classifier, as in the authors' code
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expansion, 3x3 depthwise, linear 1x1 projection; a sum where the shape stays: section 3.3."""
+    """1x1 expansion, depthwise (published: 3x3), linear 1x1 projection; a sum where the shape stays: section 3.3."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int, kernel: int = 3) -> None:
         super().__init__()
         inner = inputs * expansion
         layers: list[nn.Module] = []
         if expansion != 1:
             layers.append(conv_norm(inputs, inner, 1, activation=nn.ReLU6))
-        layers.append(conv_norm(inner, inner, 3, stride=stride, groups=inner, activation=nn.ReLU6))
+        layers.append(conv_norm(inner, inner, kernel, stride=stride, groups=inner, activation=nn.ReLU6))
         self.same_shape = stride == 1 and inputs == outputs
         projection = conv_norm(inner, outputs, 1)
         layers.append(quiet(projection) if self.same_shape else projection)

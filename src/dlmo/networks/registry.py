@@ -105,6 +105,16 @@ FAMILIES = (
         "depth 6n+4, widening 1 to 20",
     ),
     Family(
+        "compact",
+        "searched by benchmarks/compact_networks.py",
+        r"compact_(?P<shape>deep_96|wide_96|wide_500)",
+        {
+            "compact_deep_96": ("residual, then inverted blocks: an int8 file of 96 KB", None, None),
+            "compact_wide_96": ("few and wide depthwise blocks: an int8 file of 96 KB", None, None),
+            "compact_wide_500": ("few and wide depthwise blocks: an int8 file of 500 KB", None, None),
+        },
+    ),
+    Family(
         "mobilenet_v1",
         "arXiv:1704.04861",
         "mobilenet_v1",
