@@ -1,6 +1,7 @@
 """The command line. Holds no logic: reads arguments, calls the Python API, prints."""
 
 import json
+import math
 import os
 import sys
 from contextlib import redirect_stdout
@@ -292,7 +293,7 @@ def compress(
     channel_order: OwnChannelOrder = None,
     target: Targets = None,
     threads: Threads = 1,
-    time: Time = "10m",
+    time: Annotated[str | None, typer.Option(help="what it may take, such as 30m; default: 10m")] = None,
     epochs: Annotated[int | None, typer.Option(help="epochs of each training step, instead of --time")] = None,
     input_size: InputSize = None,
     group_by: GroupBy = None,
@@ -540,6 +541,7 @@ def main() -> None:
     sys.stdout.reconfigure(errors="backslashreplace")  # paths may be no text
     try:
         code = app(standalone_mode=False) or 0
+        sys.stdout.flush()  # here, where a full disk or a closed pipe is still told in a line
     except UserError as error:
         _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
@@ -569,6 +571,10 @@ def main() -> None:
 def _fail(message: str, code: int) -> None:
     if message:  # without arguments, the help was printed already
         print(f"dlmo: {' '.join(message.split())}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:  # a second failure, when Python ends, would take the exit code
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
 
@@ -601,7 +607,8 @@ def _print_run(run, out: Path | None, as_json: bool) -> None:
         if out is not None and not (out / "model.tflite").exists():
             print(f"report: {out / 'report.html'}")
     elif out is None:
-        print("\nno file was written; the same command with --out FOLDER writes model and report, and trains nothing")
+        again = "the same command with --out FOLDER writes model and report, and trains nothing anew"
+        print(f"\nno file was written; {again}")
     else:
         which = "" if run.choice else " (the most accurate; none was chosen)"
         print(f"\nmodel: {out / 'model.tflite'}{which}\nreport: {out / 'report.html'}")
@@ -635,4 +642,13 @@ def _print_trained(found, as_json: bool) -> None:
 
 
 def _print_json(document: object) -> None:
-    print(json.dumps(document))
+    print(json.dumps(_without_nan(document), allow_nan=False))
+
+
+def _without_nan(value: object) -> object:
+    """The same with null for what is no number: JSON knows neither NaN nor infinity."""
+    if isinstance(value, dict):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -10,8 +10,9 @@ Update = Callable[[float], None]
 class Progress(Protocol):
     """What long work reports to."""
 
-    def total(self, expected_seconds: float | None) -> AbstractContextManager[None]:
-        """Around the whole work; expected_seconds: None where nobody knows."""
+    def total(self, expected_seconds: float | None, to_the_end: bool = False) -> AbstractContextManager[None]:
+        """Around the whole work. expected_seconds: None where nobody knows; to_the_end: it takes these seconds, however
+        long its stages are."""
 
     def stage(self, name: str, expected_seconds: float | None = None) -> AbstractContextManager[Update]:
         """Around one stage; yields update(share done, 0 to 1). expected_seconds: its part of the total."""
@@ -24,7 +25,7 @@ class SilentProgress:
     """Says nothing; for the Python API."""
 
     @contextmanager
-    def total(self, expected_seconds: float | None) -> Iterator[None]:
+    def total(self, expected_seconds: float | None, to_the_end: bool = False) -> Iterator[None]:
         yield
 
     @contextmanager
@@ -41,5 +42,5 @@ class WithinTotal:
     def __init__(self, whole: Progress) -> None:
         self.stage, self.note = whole.stage, whole.note
 
-    def total(self, expected_seconds: float | None) -> AbstractContextManager[None]:
+    def total(self, expected_seconds: float | None, to_the_end: bool = False) -> AbstractContextManager[None]:
         return nullcontext()

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
@@ -360,6 +361,21 @@ def test_splits_by_other_names_are_no_classes(make_folder):
     assert "test_set, training_set look like splits, not classes; rename them" in error(make_folder(counts, "kaggle"))
     images = make_folder({"train_car": 9, "test_car": 9}, "cars")
     assert load(str(images)).classes == ("test_car", "train_car"), "folders of images are classes"
+
+
+def test_splits_inside_the_classes_are_not_mixed(make_folder):
+    counts = {"cat/train": 9, "cat/test": 9, "dog/train": 9}
+    assert "the class folders hold test, train, which look like splits" in error(make_folder(counts))
+
+
+def test_names_in_another_unicode_form_are_split_the_same_way(make_folder, tmp_path):
+    folder = make_folder({"\u00c4pfel": 12, "Birnen": 12})
+    other = tmp_path / "from_a_mac"
+    for path in sorted(folder.rglob("*.png")):
+        name = unicodedata.normalize("NFD", f"{path.parent.name}/{path.name}")
+        (other / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, other / name)
+    assert load(str(other)).fingerprint == load(str(folder)).fingerprint
 
 
 def test_the_same_folders_in_every_class_are_told(make_folder):

@@ -66,9 +66,20 @@ def test_the_first_place_that_knows_wins(probe, tmp_path):
     assert beside.normalization == Normalization((1.0, 2.0, 3.0), (4.0, 4.0, 4.0))
     assert beside.normalization_source == "preprocessing.json"
     assert choose_feed(FeedOptions(scale=9), model, embedded).normalization == Normalization((0.0,), (9.0,))
-    (tmp_path / "preprocessing.json").write_text('{"normalize": {"offset": "x", "scale": []}}')
-    with pytest.raises(UserError, match="preprocessing.json"):
-        choose_feed(FeedOptions(), model, probe)
+    for noted in ('{"offset": "x", "scale": []}', '{"offset": {"r": 1}, "scale": 1}', '{"offset": [null], "scale": 1}'):
+        (tmp_path / "preprocessing.json").write_text(f'{{"normalize": {noted}}}')
+        with pytest.raises(UserError, match="preprocessing.json"):
+            choose_feed(FeedOptions(), model, probe)
+
+
+def test_names_of_normalizations_follow_the_order_of_the_channels(probe):
+    names = FeedOptions(mean="imagenet"), FeedOptions(mean="imagenet", channel_order="bgr")
+    straight, turned = (choose_feed(options, MODEL, probe).normalization for options in names)
+    assert (turned.mean, turned.std) == (straight.mean[::-1], straight.std[::-1]) != (straight.mean, straight.std)
+    numbers = FeedOptions(mean="1,2,3", std="4,5,6", scale=1, channel_order="bgr")
+    assert choose_feed(numbers, MODEL, probe).normalization.mean == (1, 2, 3), "numbers are in the model's order"
+    feeds = common_feeds(names[0], choose_feed(names[0], MODEL, probe), 3)
+    assert feeds["--channel-order bgr"].normalization == turned
 
 
 def test_channels_must_fit(probe):
@@ -77,8 +88,9 @@ def test_channels_must_fit(probe):
         choose_feed(FeedOptions(mean="1,2,3"), MODEL, grey)
     with pytest.raises(UserError, match="grey"):
         choose_feed(FeedOptions(channel_order="bgr"), MODEL, grey)
-    assert set(common_feeds(choose_feed(FeedOptions(), MODEL, grey), 1)) < set(
-        common_feeds(choose_feed(FeedOptions(), MODEL, probe), 3)
+    none = FeedOptions()
+    assert set(common_feeds(none, choose_feed(none, MODEL, grey), 1)) < set(
+        common_feeds(none, choose_feed(none, MODEL, probe), 3)
     )
 
 

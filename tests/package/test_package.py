@@ -142,6 +142,12 @@ def test_the_runner_tells_what_is_wrong(copy, digit_files, tmp_path):
     np.save(copy / "golden" / "outputs.npy", outputs[:, ::-1])
     done = alone(copy / "run.py", "--self-test", folder=tmp_path)
     assert done.returncode == 1 and "FAILED" in done.stdout
+    done = alone(copy / "run.py", digit_files[0], "--top", "0", folder=tmp_path)
+    assert done.returncode == 2 and "--top" in done.stderr
+    full = subprocess.run(
+        f"{sys.executable} {copy / 'run.py'} {digit_files[0]} | true", shell=True, capture_output=True, text=True
+    )
+    assert "Traceback" not in full.stderr and "ignored" not in full.stderr
     (copy / "labels.txt").write_text("one\ntwo\n")
     done = alone(copy / "run.py", digit_files[0], folder=tmp_path)
     assert done.returncode == 2 and "cannot be used" in done.stderr and "Traceback" not in done.stderr
@@ -267,7 +273,9 @@ def test_only_an_older_package_is_replaced(small_run, int8_package, tmp_path):
     (tmp_path / "mine" / "thesis.txt").touch()
     (tmp_path / "export").mkdir()
     (tmp_path / "export" / "model.tflite").touch()  # named like a part of a package, but somebody else's
-    for folder in (tmp_path / "mine", tmp_path / "export", small_run):
+    (tmp_path / "webapp").mkdir()
+    (tmp_path / "webapp" / "manifest.json").write_text('{"name": "photos", "icons": []}')
+    for folder in (tmp_path / "mine", tmp_path / "export", tmp_path / "webapp", small_run):
         before = names(folder)
         with pytest.raises(UserError, match="holds other files"):
             make_package(small_run, folder, INT8)
@@ -300,6 +308,38 @@ def test_folders_stand_for_their_images_and_bad_files_are_told(int8_package, dig
     assert found[1].classes == predict(int8_package, digit_files[:1])[0].classes
     with pytest.raises(UserError, match="no image of a known format"):
         predict(int8_package, [folder])
+
+
+def test_a_folder_that_cannot_be_read_is_told_as_a_file_is(int8_package, digit_files, tmp_path, monkeypatch):
+    from dlmo.data import files
+
+    def closed(folder):
+        raise UserError(f"{folder}: cannot be read (Permission denied)")
+
+    monkeypatch.setattr(files, "files_below", closed)
+    found = list(predictions(int8_package, [tmp_path, digit_files[0]]))
+    assert "Permission denied" in found[0].reason and found[1].classes
+
+
+def test_a_file_may_be_named_like_somebodys_home(int8_package, digit_files, tmp_path, monkeypatch):
+    shutil.copy(digit_files[0], tmp_path / "~scan.png")
+    monkeypatch.chdir(tmp_path)
+    assert predict(int8_package, ["~scan.png"])[0].classes
+
+
+def test_a_zip_named_like_a_hidden_file_can_be_read(small_run, tmp_path):
+    assert verify(make_package(small_run, tmp_path / ".photos.zip", INT8)).passed
+
+
+def test_another_normalization_beside_a_model_is_not_ignored(copy, digit_files, tmp_path):
+    document = json.loads((copy / "preprocessing.json").read_text())
+    document["normalize"] = {"offset": 0, "scale": 255}
+    (copy / "preprocessing.json").write_text(json.dumps(document))
+    (copy / MANIFEST).unlink()
+    with pytest.raises(UserError, match="normalize must have offset 128 and scale 128"):
+        predict(copy, digit_files[:1])
+    done = alone(copy / "run.py", digit_files[0], folder=tmp_path)
+    assert done.returncode == 2 and "normalize" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_linked_folders_are_looked_into_and_hidden_ones_are_not(int8_package, digit_files, tmp_path):
@@ -345,6 +385,24 @@ def test_the_command_names_bad_files_and_goes_on(int8_package, digit_files, tmp_
     done = subprocess.run([*command, bad, "--json"], capture_output=True, text=True)
     assert done.returncode == 2 and "no image could be read" in done.stderr
     assert json.loads(done.stdout) == [{"image": str(bad), "error": "empty file"}]
+
+
+def test_what_is_no_number_is_null_in_json(capsys):
+    from dlmo import cli
+
+    cli._print_json({"shares": [float("nan"), 0.5], "largest": float("inf"), "name": "cat"})
+    assert json.loads(capsys.readouterr().out) == {"shares": [None, 0.5], "largest": None, "name": "cat"}
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_answers_that_cannot_be_written_are_told_in_one_line(int8_package, digit_files):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "dlmo", "predict", int8_package, digit_files[0]],
+            stdout=full, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "No space left" in done.stderr
 
 
 def test_verify_and_package_on_the_command_line(small_run, tmp_path):

@@ -38,6 +38,18 @@ def test_plain_lines_where_there_is_no_terminal():
     ]
 
 
+def test_a_work_that_takes_the_time_it_is_given_ends_by_the_clock():
+    stream, clock = io.StringIO(), Clock()
+    progress = TerminalProgress(stream, clock)
+    with progress.total(600, to_the_end=True):
+        with progress.stage("train", 100):
+            clock.now = 300  # three times what was expected
+        with progress.stage("search") as update:
+            clock.now = 400
+            update(0.5)
+    assert "all: 3m 20s left" in stream.getvalue()
+
+
 def test_plain_lines_hold_no_control_characters():
     stream = io.StringIO()
     progress = TerminalProgress(stream, Clock())

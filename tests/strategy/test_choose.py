@@ -120,6 +120,8 @@ def test_without_latency_ram_takes_its_place():
     (worth,) = choice.worth
     assert (worth.latency_ratio, worth.ram_ratio) == (None, 0.25)
     assert "latency is not known" in nearest([plain], make_budget("mid"))[0]
+    slow = replace(plain, latency_ms=35.0)
+    assert "35 ms" in nearest([plain, slow], make_budget("mid"))[0], "it nearly keeps the limit; of the other who knows"
 
 
 def test_an_unknown_latency_is_called_unknown():

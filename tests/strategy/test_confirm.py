@@ -99,11 +99,20 @@ def test_what_was_not_looked_at_is_compared_by_what_was_seen_of_the_others(judge
     assert chosen(found) == NQ.recipe
 
 
-def test_without_time_for_the_reference_everything_stays_and_is_said(judge):
-    judge.cost = {NQ.recipe: 1e6}
+def test_without_time_for_any_everything_stays_and_is_said(judge):
+    judge.cost = dict.fromkeys(TRUTH, 1e6)
     found = looked_at(judge)
     assert found.judged == ALL and judge.asked == []
+    for recipe, note in zip((NQ.recipe, LUCKY.recipe), found.notes, strict=True):
+        assert f"{recipe}: there was no time to look at it again" in note
+
+
+def test_without_time_for_the_reference_the_best_file_is_looked_at_all_the_same(judge):
+    judge.cost = {NQ.recipe: 1e6}
+    found = looked_at(judge)
+    assert judge.asked == [LUCKY.recipe]
     assert f"{NQ.recipe}: there was no time to look at it again" in found.notes[0]
+    assert "looked at again, 92.0 % of 800 images" in found.notes[1]
 
 
 def test_without_time_for_the_best_file_it_is_still_the_best(judge):

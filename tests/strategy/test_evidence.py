@@ -117,4 +117,4 @@ def test_setups_that_are_too_large_leave_their_time_to_the_search(workspace):
     assert too_large((least + half) // 2) == [recipes[1]]
     assert too_large(2 * half) == [], "the plain network stays too: losses are measured against it"
     assert too_large(10) == recipes[1:]
-    assert too_large(10, recipes[1:]) == [], "without it there would be nothing to begin with"
+    assert too_large(10, recipes[1:]) == [recipes[2]], "the cheapest one stays, for something to begin with"

@@ -167,6 +167,11 @@ def test_the_order_of_colours_is_taken_as_given():
     pixels = torch.randint(0, 256, (2, 3, 16, 16)).float()
     with torch.no_grad():
         assert torch.allclose(own.module((pixels - 128) / 128), network(pixels.flip(1) / 255), atol=1e-5)
+    named = take_in(source, Request("x", mean="imagenet", channel_order="bgr"), colour, "auto", SilentProgress())
+    mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (KNOWN["imagenet"].mean, KNOWN["imagenet"].std))
+    with torch.no_grad():
+        wanted = network(((pixels / 255 - mean) / std).flip(1))  # red has red's mean, wherever it stands
+        assert torch.allclose(named.module((pixels - 128) / 128), wanted, atol=1e-4)
     for order, message in (("gbr", "rgb or bgr"), ("bgr", "belong to --model")):
         with pytest.raises(UserError, match=message):
             open_own("net.pt" if order == "gbr" else None, [], None, None, order)
@@ -458,6 +463,44 @@ def test_a_file_with_a_dataclass_runs(tmp_path):
         "def make():\n    return nn.Conv2d(1, Config().width, 3)\n"
     )
     assert open_source(Request(f"{path}:make")).name == "own:make"
+
+
+def test_a_function_with_weights_for_its_own_classes_is_looked_at_with_these(tmp_path):
+    path = tmp_path / "net_of_three.py"
+    path.write_text(
+        "from torch import nn\n\ndef net(count):\n    return nn.Sequential(nn.Conv2d(3, count, 3), nn.Flatten())\n\n"
+        "def make(num_classes=3):\n    built = net(num_classes)\n    built.load_state_dict(net(3).state_dict())\n"
+        "    return built\n\ndef asks(classes):\n    return make(classes)\n"
+    )
+    for function, channels in (("make", 3), ("asks", None)):
+        source = open_source(Request(f"{path}:{function}"))
+        assert source.channels == channels
+        assert isinstance(source.make(3, (16, 16, 3), "auto"), torch.nn.Module)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("import sys\nsys.exit('usage: train.py')", "does not run: SystemExit: usage"),
+        ("from torch import nn\nmake = nn.Conv2d(1, 2, 3)", "make is a network, not a function"),
+        ("from functools import partial\nmake = partial(int, 'x')", "does not make a network: ValueError"),
+    ],
+)
+def test_what_is_no_function_that_makes_a_network(text, message, tmp_path):
+    path = tmp_path / "odd_net.py"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        open_source(Request(f"{path}:make"))
+
+
+def test_settings_that_layers_do_not_print_are_in_the_fingerprint():
+    from dlmo.networks.own import fingerprint
+
+    digests = {
+        fingerprint(torch.nn.Upsample(scale_factor=2, mode="bilinear", align_corners=corners), "x")
+        for corners in (False, True, False)
+    }
+    assert len(digests) == 2
 
 
 def test_what_the_target_cannot_run_is_not_compared_with(monkeypatch):

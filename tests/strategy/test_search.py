@@ -248,6 +248,20 @@ def test_it_stops_when_limits_and_accuracy_are_surely_kept(fresh, trained, small
     assert unsure.stopped == "nothing new was proposed" and len(unsure.trials) > len(met.trials)
 
 
+def test_it_does_not_stop_at_a_budget_that_other_images_have_yet_to_confirm(fresh, trained, small_files):
+    budget = make_budget("low", max_size="1MB", min_accuracy=0.8)
+    asked = terms(fresh, budget=budget, limited=True, judged_again=True)
+    assert search(fresh, SPACE, asked).search.stopped == "nothing new was proposed"
+
+
+def test_another_loss_that_is_allowed_is_searched_for(fresh, trained, small_files):
+    search(fresh, SPACE, terms(fresh))
+    assert search(fresh, SPACE, terms(fresh, budget=make_budget("mid"))).search.stopped.endswith("in an earlier run")
+    looser = terms(fresh, budget=make_budget("low", max_drop=0.1))
+    assert search(fresh, SPACE, looser).search.stopped == "nothing new was proposed"
+    assert search(fresh, SPACE, looser).search.stopped.endswith("in an earlier run")
+
+
 def test_a_recipe_that_breaks_ends_no_search(fresh, monkeypatch):
     monkeypatch.setattr(searching, "_MOST_REPEATS", 2)
     monkeypatch.setattr(searching, "check_cutting", lambda workspace, recipe: None)

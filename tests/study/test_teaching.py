@@ -1,6 +1,7 @@
 """Recipes with a teacher, from text to trained networks in the store."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from dlmo import networks
 from dlmo.errors import UserError
 from dlmo.strategy.plan import _Cost, _seconds, schedules
 from dlmo.study import trainings
+from dlmo.study.graph import tasks_of
 from dlmo.study.keys import train_key
 from dlmo.study.recipe import parse
 from dlmo.study.stages import trainings_of
@@ -108,6 +110,32 @@ def test_every_scheme_runs_through_the_store(text, few):
     assert len(made(few, "train")) + len(made(few, "technique")) == len(expected), "and nothing else was trained"
     again = run(few, text)
     assert again == trained
+
+
+def test_a_teacher_that_is_gone_is_missed_only_while_somebody_has_to_learn(few):
+    teacher, student = train(few, "resnet8", PLAN, 0), run(few, "kd(resnet8)")
+    recipes = [parse(f"{STUDENT} > kd(resnet8) > {steps}") for steps in ("float32", "prune > float32")]
+
+    def first_keys():
+        return [trainings_of(few, recipe, PLAN, 0)[0].key for recipe in recipes]
+
+    assert first_keys() == [teacher.key, teacher.key]
+    shutil.rmtree(teacher.folder)
+    assert first_keys() == [student.key, teacher.key]
+    tasks = {task.key: task for task in tasks_of(few, [(recipe, 0) for recipe in recipes], {STUDENT: PLAN})}
+    further = trainings_of(few, recipes[1], PLAN, 0)[-1].key
+    assert teacher.key in tasks[further].needs and teacher.key not in tasks[student.key].needs
+
+
+def test_of_generations_those_are_missed_that_somebody_learns_from(few):
+    recipe = parse(f"{STUDENT} > kd(self, generations=2) > float32")
+    run(few, "kd(self, generations=2)")
+    first, second, student = trainings_of(few, recipe, PLAN, 0)
+    for training in (first, student):
+        shutil.rmtree(few.store.root / training.stage / training.key)
+    assert [training.key for training in trainings_of(few, recipe, PLAN, 0)] == [second.key, student.key]
+    shutil.rmtree(few.store.root / second.stage / second.key)
+    assert len(trainings_of(few, recipe, PLAN, 0)) == 3
 
 
 def test_a_peer_goes_on_as_the_teacher(few):

@@ -104,7 +104,7 @@ def test_curves_are_told_when_trained_and_when_taken_from_the_store(few):
         job.finish()
         assert listener.curves() == {"resnet8@0.25": [1, 2, 3], "resnet8@0.25 > prune(0.5, epochs=2)": [4, 5]}
         assert listener.told[0][0] == "begin"
-        assert listener.told[-1] == ("close", "FINISHED")
+        assert listener.told[-1] == ("close", "FINISHED", ())
 
 
 def test_a_curve_is_told_while_the_training_goes_on(few, monkeypatch):
@@ -158,8 +158,8 @@ def test_a_tracker_that_fails_is_left_out_and_the_work_goes_on(few):
     with job.following():
         run(few, RECIPES[0])
     job.finish()
-    assert [event for event, *_ in broken.told] == ["begin"]
-    assert sound.told[-1] == ("close", "FINISHED")
+    assert broken.told[1:] == [("close", "FAILED")], "what it has begun does not look like work under way"
+    assert sound.told[-1] == ("close", "FINISHED", ())
     assert notes.lines[-1] == "tracking stopped, the work goes on: a list: disk full"
 
 

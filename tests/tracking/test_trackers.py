@@ -11,7 +11,10 @@ import pytest
 
 from dlmo import tracking
 from dlmo.errors import UserError
+from dlmo.progress import SilentProgress
+from dlmo.study.store import Store
 from dlmo.tracking import mlflow as module
+from dlmo.tracking.follow import Tracked
 
 pytest.importorskip("mlflow")
 pytest.importorskip("tensorboard")
@@ -173,3 +176,22 @@ def test_a_recipe_that_failed_is_no_finished_run(monkeypatch):
     tracker.results(SimpleNamespace(choice=None, to_csv=lambda: ""), [made])
     tracker.close("FINISHED")
     assert ends == {"first": "FINISHED", "second": "FAILED", "job": "FINISHED"}
+    tracker._failed = set()  # a job that only trains has no results
+    tracker.close("FINISHED", [SimpleNamespace(recipe="good", seed=0)])
+    assert ends == {"first": "FAILED", "second": "FINISHED", "job": "FINISHED"}
+
+
+def test_a_tracker_that_fails_is_closed_as_failed(tmp_path):
+    class Fails:
+        place, closed = "a server", []
+
+        def begin(self, work):
+            raise ConnectionError("gone")
+
+        def close(self, status, failures=()):
+            self.closed.append(status)
+
+    tracked = Tracked([Fails()], SimpleNamespace(trainings=list), Store(tmp_path), SilentProgress())
+    with tracked.following():
+        pass
+    assert Fails.closed == ["FAILED"]

@@ -1,6 +1,7 @@
 """The last step of every source: missing splits are cut, the data is looked over, the fingerprint taken."""
 
 import hashlib
+import unicodedata
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,8 +123,8 @@ def _folds(train: Split, validation: int, labelled: Labelled, options: LoadOptio
 
 
 def _keys(labelled: Labelled, split: Split) -> list[str]:
-    """The images' names, the same for a folder and for an archive that was packed with it."""
-    return [name.removeprefix(labelled.root) for name in split.names]
+    """The images' names, the same for a folder and for an archive that was packed with it, on whatever system."""
+    return [unicodedata.normalize("NFC", name.removeprefix(labelled.root)) for name in split.names]
 
 
 def _group_overlap(labelled: Labelled, group_by: str | None) -> list[str]:

@@ -68,7 +68,7 @@ def read_layout(path: Path, files: Files) -> Layout:
     return Layout(
         root,
         sort_classes(known),
-        tuple(sorted(items, key=lambda item: item.name)),
+        tuple(sorted(items, key=lambda item: (unicodedata.normalize("NFC", item.name), item.name))),
         tuple(
             Skipped(name, "lies in no class folder")
             for prefix in sorted({root, *splits.values()})
@@ -168,6 +168,12 @@ class _Tree:
             raise UserError(
                 f"{self._at(root)}: {', '.join(folders)} look like splits, not classes; rename them to train, val and "
                 "test"
+            )
+        inside = {name.lower() for names in inner for name in names}
+        if len(folders) > 1 and inside and inside <= SPLIT_FOLDERS.keys():
+            raise UserError(
+                f"{self._at(root)}: the class folders hold {', '.join(sorted(inside))}, which look like splits; put "
+                "train, val and test on top, with the classes inside"
             )
 
     def same_inside(self, root: str) -> tuple[str, ...]:

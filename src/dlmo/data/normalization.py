@@ -22,19 +22,22 @@ NAMED = {
 _LARGEST_OF_UNIT_PIXELS = 5.0
 
 
-def parse(mean: Numbers | None, std: Numbers | None, scale: float | None = None) -> Normalization | None:
+def parse(
+    mean: Numbers | None, std: Numbers | None, scale: float | None = None, *, bgr: bool = False
+) -> Normalization | None:
     """(pixel / scale - mean) / std, pixels from 0 to 255; None where nothing is given.
 
     mean, std: one number or one per channel (text with commas or spaces, or numbers), or for mean a name of NAMED.
     scale: without it numbers are taken for pixels from 0 to 1 (scale 255), unless one of them is larger than 5 and
     so can only mean pixels from 0 to 255 (scale 1).
+    bgr: the order of the channels is blue, green, red: numbers are given in it, the names' are turned around.
     """
     if mean is None and std is None and scale is None:
         return None
     if isinstance(mean, str) and mean in NAMED:
         if scale is not None or std not in (None, mean):
             raise UserError(f"--mean {mean} says all; leave out --std and --scale")
-        return _scaled(*NAMED[mean], 255.0)
+        return _scaled(*(numbers[:: -1 if bgr else 1] for numbers in NAMED[mean]), 255.0)
     means = _numbers("--mean", 0.0 if mean is None else mean)
     deviations = _numbers("--std", 1.0 if std is None else std)
     if min(deviations) <= 0 or (scale is not None and not 0 < scale < math.inf):
@@ -56,7 +59,7 @@ def _numbers(option: str, value: Numbers) -> tuple[float, ...]:
     parts = value.replace(",", " ").split() if isinstance(value, str) else value
     try:
         numbers = tuple(float(part) for part in (parts if isinstance(parts, Sequence) else [parts]))
-    except ValueError:
+    except (ValueError, TypeError):
         numbers = ()
     if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
         names = f", or {', '.join(NAMED)}" if option == "--mean" else ""

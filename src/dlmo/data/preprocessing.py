@@ -60,6 +60,13 @@ class Preprocessing:
 
     @staticmethod
     def from_json(document: dict) -> Preprocessing:
+        """What `to_json` gave. Raises ValueError where somebody else noted another normalization."""
+        noted = document.get("normalize", {"offset": PIXEL_OFFSET, "scale": PIXEL_SCALE})
+        if (noted["offset"], noted["scale"]) != (PIXEL_OFFSET, PIXEL_SCALE):
+            raise ValueError(
+                f"preprocessing.json: normalize must have offset {PIXEL_OFFSET} and scale {PIXEL_SCALE:g}; "
+                "`dlmo evaluate` takes others"
+            )
         return Preprocessing(document["height"], document["width"], document["channels"])
 
 

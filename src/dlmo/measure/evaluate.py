@@ -114,7 +114,7 @@ def evaluate(
         guessing = np.bincount(images.labels).max() / len(images)
         if measured.value < guessing + _SUSPICIOUS * (1 - guessing):
             with progress.stage("try other normalizations"):
-                notes.append(_advice(images, outputs, chosen, probe.channels, scores, guessing))
+                notes.append(_advice(images, outputs, options, chosen, probe.channels, scores, guessing))
         with progress.stage("measure latency") as update:
             latency = child.call(latency_of, content, options.layout, options.size, threads, update=update)
     return Evaluation(
@@ -187,7 +187,15 @@ def scores_in_pieces(
     return np.concatenate(found)
 
 
-def _advice(images: Split, outputs: np.ndarray, chosen: Feed, channels: int, scores: Callable, guessing: float) -> str:
+def _advice(
+    images: Split,
+    outputs: np.ndarray,
+    options: FeedOptions,
+    chosen: Feed,
+    channels: int,
+    scores: Callable,
+    guessing: float,
+) -> str:
     """What usually makes a good model look bad, and whether another common normalization does better on some images."""
     some = images.spread(_TRIED_IMAGES)
 
@@ -195,7 +203,7 @@ def _advice(images: Split, outputs: np.ndarray, chosen: Feed, channels: int, sco
         return int(right_answers(scores(feed, some.images, None), outputs[some.labels]).sum())
 
     own, tried = right(chosen), {}
-    for words, feed in common_feeds(chosen, channels).items():
+    for words, feed in common_feeds(options, chosen, channels).items():
         tried[words] = right(feed)
     best = max(tried, key=tried.get)
     text = (

@@ -51,7 +51,7 @@ class FeedOptions:
 
     def normalization(self) -> Normalization | None:
         """What the options say; None where they say nothing."""
-        return parse(self.mean, self.std, self.scale)
+        return parse(self.mean, self.std, self.scale, bgr=self.channel_order == "bgr")
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -171,8 +171,8 @@ def _noted_group_by(sidecar: Path) -> str | None:
     return noted if isinstance(noted, str) else None
 
 
-def common_feeds(chosen: Feed, channels: int) -> dict[str, Feed]:
-    """What people mostly train with, by the options that say so."""
+def common_feeds(options: FeedOptions, chosen: Feed, channels: int) -> dict[str, Feed]:
+    """What people mostly train with, by the options that say so. options: those that `chosen` came of."""
     found = {
         "--mean pixels": ((0.0,), (1.0,), False),
         "--mean unit": ((0.0,), (255.0,), False),
@@ -186,7 +186,8 @@ def common_feeds(chosen: Feed, channels: int) -> dict[str, Feed]:
     feeds = {words: Feed(Normalization(mean, std), words, bgr) for words, (mean, std, bgr) in found.items()}
     if channels == 3:
         order = "rgb" if chosen.bgr else "bgr"
-        feeds[f"--channel-order {order}"] = replace(chosen, bgr=not chosen.bgr)
+        rule = replace(options, channel_order=order).normalization() or chosen.normalization
+        feeds[f"--channel-order {order}"] = replace(chosen, normalization=rule, bgr=not chosen.bgr)
     return feeds
 
 

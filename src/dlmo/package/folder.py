@@ -74,6 +74,11 @@ def _is_run(folder: Path) -> bool:
     return any(known <= _document(folder / name).keys() for name, known in _KNOWN_BY)
 
 
+def holds_package(folder: Path) -> bool:
+    """Whether the manifest that lies here is one of dlmo's: other programs have a manifest.json too."""
+    return {"dlmo", "files"} <= _document(folder / MANIFEST).keys()
+
+
 def _document(path: Path) -> dict:
     """What a JSON file holds; empty where there is none."""
     try:

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from dlmo.atomic import write_atomically
+from dlmo.data.files import printable
 from dlmo.errors import UserError
-from dlmo.package.folder import check_writable
+from dlmo.package.folder import check_writable, holds_package
 from dlmo.package.opened import Package, open_package
 from dlmo.package.parts import FILES, MANIFEST, UNFINISHED, origin, package_parts, write_parts
 from dlmo.report.document import run_of
@@ -43,7 +44,8 @@ def make_package(
     try:
         if as_zip:
             out.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(out, _zipped(out.stem, parts))
+            # Of names that begin with a dot nobody reads the members.
+            write_atomically(out, _zipped(printable(out.stem).lstrip(".") or "package", parts))
         else:
             write_parts(out, parts)
     except OSError as error:
@@ -57,7 +59,7 @@ def _check_free(out: Path) -> None:
     if not out.is_dir():
         return
     found = [path.relative_to(out).as_posix().removesuffix(".part") for path in out.rglob("*") if not path.is_dir()]
-    ours = MANIFEST in found or (UNFINISHED in found and set(found) <= {UNFINISHED, *FILES})
+    ours = holds_package(out) or (UNFINISHED in found and set(found) <= {UNFINISHED, *FILES})
     if found and (not ours or "results.json" in found):
         raise UserError(f"--out {out} holds other files; name a new folder, an empty one or an older package")
 

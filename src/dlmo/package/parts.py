@@ -69,6 +69,8 @@ def package_parts(
     inputs = model.prepare(golden_images)
     outputs = model.outputs(inputs)
     reason = obstacle(content)
+    if reason is None and not np.isfinite(outputs).all():
+        reason = "its scores are not all numbers"
     sources = {} if reason else c_files(content, labels, inputs, outputs, arena_bytes)
     texts = {
         "labels.txt": "".join(f"{name}\n" for name in labels),

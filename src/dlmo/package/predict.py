@@ -64,7 +64,7 @@ def predictions(
     with open_package(Path(package).expanduser()) as found:
         model = found.model()
         parts = found.read("model.tflite"), found.labels(), found.preprocessing()
-    files = [file for image in images for file in _files(Path(image).expanduser())]
+    files = [file for image in images for file in _files(Path(image))]
     workers = workers or available_cpus()
     if workers == 1 or len(files) <= _FEW:
         for file in files:
@@ -82,7 +82,7 @@ def _may_fork() -> bool:
 
 
 def _in_processes(
-    chunks: list[list[Path]], parts: _Parts, top: int, workers: int
+    chunks: list[list[Path | Unreadable]], parts: _Parts, top: int, workers: int
 ) -> Iterator[list[Prediction | Unreadable]]:
     """Forked ones start in milliseconds."""
     with ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _begin, (parts, top)) as pool:
@@ -95,7 +95,7 @@ def _in_processes(
 
 
 def _in_threads(
-    chunks: list[list[Path]], parts: _Parts, top: int, workers: int
+    chunks: list[list[Path | Unreadable]], parts: _Parts, top: int, workers: int
 ) -> Iterator[list[Prediction | Unreadable]]:
     """Slower: they wait for each other, as Pillow holds the interpreter lock for most of a small image."""
     models: SimpleQueue[Model] = SimpleQueue()
@@ -103,7 +103,7 @@ def _in_threads(
         for _ in range(workers):
             models.put(Model(*parts))
 
-    def work(files: list[Path]) -> list[Prediction | Unreadable]:
+    def work(files: list[Path | Unreadable]) -> list[Prediction | Unreadable]:
         model = models.get()
         try:
             return [_classify(model, file, top) for file in files]
@@ -117,16 +117,23 @@ def _in_threads(
             pool.shutdown(cancel_futures=True)
 
 
-def _files(path: Path) -> list[Path]:
+def _files(path: Path) -> list[Path | Unreadable]:
     """The file itself, or the images in a folder and in all folders inside it."""
+    # Shells have written out what ~ stands for: a path that begins with it here may be a file's name.
+    path = path if path.exists() else path.expanduser()
     if not path.is_dir():
         return [path]
     from dlmo.data.files import files_below, is_image_name
 
-    return [file for file in files_below(path) if is_image_name(file.name)]
+    try:
+        return [file for file in files_below(path) if is_image_name(file.name)]
+    except UserError as error:
+        return [Unreadable(shown(path), str(error))]
 
 
-def _classify(model: Model, file: Path, top: int) -> Prediction | Unreadable:
+def _classify(model: Model, file: Path | Unreadable, top: int) -> Prediction | Unreadable:
+    if isinstance(file, Unreadable):
+        return file
     try:
         with open(file, "rb") as stream:
             best = model.best(model.shares(stream), top)
@@ -145,6 +152,6 @@ def _begin(parts: _Parts, top: int) -> None:
         _worker = Model(*parts), top
 
 
-def _work(files: list[Path]) -> list[Prediction | Unreadable]:
+def _work(files: list[Path | Unreadable]) -> list[Prediction | Unreadable]:
     model, top = _worker
     return [_classify(model, file, top) for file in files]

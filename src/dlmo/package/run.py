@@ -122,6 +122,9 @@ def main() -> int:
     arguments = parser.parse_args()
     if not arguments.images and not arguments.self_test:
         parser.error("name image files, or --self-test")
+    if arguments.top < 1:
+        parser.error("--top: give 1 or more")
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of classes and files in any terminal
     folder = Path(__file__).resolve().parent
     try:
         labels = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
@@ -135,7 +138,13 @@ def main() -> int:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, EOFError) as error:
         print(f"{folder} cannot be used: {error!r}", file=sys.stderr)
         return 2
-    return classify(model, arguments.images, arguments.top)
+    try:
+        code = classify(model, arguments.images, arguments.top)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
 
 
 def classify(model: Model, images: list[Path], top: int) -> int:

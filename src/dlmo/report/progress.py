@@ -71,10 +71,14 @@ class Stage:
 
 @dataclass
 class Forecast:
-    """Time left of the whole work, corrected by how long finished stages took against what was expected."""
+    """Time left of the whole work, corrected by how long finished stages took against what was expected.
+
+    to_the_end: nothing is corrected, the work takes what was expected.
+    """
 
     expected: float | None
     started: float
+    to_the_end: bool = False
     open: list[Stage] = field(default_factory=list)
     finished_expected: float = 0.0
     finished_actual: float = 0.0
@@ -87,7 +91,7 @@ class Forecast:
         # A stage inside another is already counted by the outer one.
         if not self.open and stage.expected is not None:
             earlier = stage.expected * stage.earlier()
-            if self.expected is not None:
+            if self.expected is not None and not self.to_the_end:
                 self.expected -= earlier
             self.finished_expected += stage.expected - earlier
             self.finished_actual += stage.elapsed(now)
@@ -95,6 +99,8 @@ class Forecast:
     def left(self, now: float) -> float | None:
         if self.expected is None:
             return None
+        if self.to_the_end:
+            return max(0.0, self.expected - (now - self.started))
         current = (self.open[0].left(now) or 0.0) if self.open else 0.0
         if not self.finished_expected:
             earlier = (self.open[0].expected or 0.0) * self.open[0].earlier() if self.open else 0.0
@@ -120,8 +126,8 @@ class TerminalProgress:
         self._forecast = Forecast(None, clock())
 
     @contextmanager
-    def total(self, expected_seconds: float | None) -> Iterator[None]:
-        self._forecast = Forecast(expected_seconds, self._clock())
+    def total(self, expected_seconds: float | None, to_the_end: bool = False) -> Iterator[None]:
+        self._forecast = Forecast(expected_seconds, self._clock(), to_the_end)
         with self._display.whole(self._forecast, self._clock):
             yield
 

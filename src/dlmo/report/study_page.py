@@ -180,7 +180,9 @@ def _summary(study: PaperStudy) -> str:
         if (theirs := printed(result.network, dataset, result.setup)) is not None
     ]
     reached = sum(ours >= theirs for ours, theirs in compared)
-    return f"{reached} of {len(compared)} results that the study also printed reach its accuracy"
+    failed = sum(len(run.failures) for run in study.runs.values())
+    said = f"{reached} of {len(compared)} results that the study also printed reach its accuracy"
+    return f"{said}; {failed} recipes failed, see the notes" if failed else said
 
 
 def _schedules(study: PaperStudy) -> list[str]:
@@ -195,11 +197,12 @@ def _schedules(study: PaperStudy) -> list[str]:
 
 
 def _notes(study: PaperStudy) -> list[str]:
-    """The runs' notes; what only some of them say comes with the data set's name."""
+    """The recipes that failed, and the runs' notes; what only some runs say comes with the data set's name."""
     runs = study.runs
+    failed = [f"{dataset}: failed: {wording.failed(entry)}" for dataset, run in runs.items() for entry in run.failures]
     shared = [note for note in next(iter(runs.values())).notes if all(note in run.notes for run in runs.values())]
     own = [f"{dataset}: {note}" for dataset, run in runs.items() for note in run.notes if note not in shared]
-    return shared + own
+    return failed + shared + own
 
 
 def _pictures(study: PaperStudy) -> dict[str, str]:

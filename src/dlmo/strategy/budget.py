@@ -158,10 +158,11 @@ def cost_shortfalls(costs: Costs, budget: Budget) -> list[str]:
 
 
 def cost_excess(costs: Costs, budget: Budget) -> float:
-    """How far a file is over the limits on its costs, as a sum of relative excesses; 0 where it keeps them."""
+    """How far a file is over the limits on its costs, as a sum of relative excesses; 0 where it keeps them. A cost that
+    nobody can tell counts as twice what is allowed."""
     limits = (
         (budget.max_size, stored_bytes(costs)),
         (budget.max_latency_ms, costs.latency_ms),
         (budget.max_ram, costs.ram_bytes),
     )
-    return sum(max(0.0, value / limit - 1) for limit, value in limits if limit is not None and value is not None)
+    return sum(1.0 if value is None else max(0.0, value / limit - 1) for limit, value in limits if limit is not None)

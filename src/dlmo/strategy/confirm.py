@@ -47,14 +47,14 @@ def confirm(
     budget: Budget,
     deadline: float,
 ) -> Confirmed:
-    """Look again at the likely choice and its reference until the choice is one of those that were looked at, or the
-    next one would not be done by the deadline, by time.monotonic().
+    """Look again at the likely choice and its reference until the choice is one of those that were looked at, or none
+    of them would be done by the deadline, by time.monotonic().
 
     Files that need no further training come along with those that do.
     """
     first = {outcome.result.recipe: outcome.result for outcome in outcomes}
     again: dict[str, Result] = {}
-    failed: set[str] = set()
+    passed_over: set[str] = set()
     notes = []
     if all(cost_shortfalls(result, budget) for result in first.values()):  # nothing will be chosen
         return Confirmed(list(outcomes), list(first.values()), ())
@@ -67,30 +67,32 @@ def confirm(
             raise
         except Exception as error:  # one recipe that does not work on other images ends no job
             notes.append(f"{recipe}: could not be looked at again: {one_line(error)}")
-            failed.add(recipe)
+            passed_over.add(recipe)
 
-    while (recipe := _next(first, again, failed, budget)) is not None:
+    while (recipe := _next(first, again, passed_over, budget)) is not None:
         if time.monotonic() + _SAFETY * judge.seconds(parse(recipe)) > deadline:
             notes.append(f"{recipe}: there was no time to look at it again on other validation images")
-            break
+            passed_over.add(recipe)  # the other of the two may take less
+            continue
         look_again(recipe)
         if recipe not in again:
             continue
         notes.append(_words(first[recipe], again[recipe], judge.trainings))
         for other in first:
-            waiting = other not in again and other not in failed
+            waiting = other not in again and other not in passed_over
             if waiting and time.monotonic() < deadline and judge.is_trained(parse(other)):
                 look_again(other)
     kept = [replace(outcome, result=again.get(outcome.result.recipe, outcome.result)) for outcome in outcomes]
     return Confirmed(kept, _judged(first, again), tuple(notes))
 
 
-def _next(first: dict[str, Result], again: dict[str, Result], failed: set[str], budget: Budget) -> str | None:
-    """The recipe to look at now: the reference, then what would be chosen; None where both were looked at."""
+def _next(first: dict[str, Result], again: dict[str, Result], passed_over: set[str], budget: Budget) -> str | None:
+    """The recipe to look at now: the reference, then what would be chosen; None where both were looked at or passed
+    over."""
     judged = _judged(first, again)
     wanted = reference_of(judged), likely_choice(judged, budget)
     waiting = [result.recipe for result in wanted if result is not None and result.recipe not in again]
-    return next((recipe for recipe in waiting if recipe not in failed), None)
+    return next((recipe for recipe in waiting if recipe not in passed_over), None)
 
 
 def _judged(first: dict[str, Result], again: dict[str, Result]) -> list[Result]:

@@ -16,17 +16,18 @@ import numpy as np
 from dlmo import tracking
 from dlmo.data import Dataset, load
 from dlmo.data.files import printable
-from dlmo.errors import UserError
+from dlmo.errors import PASSING, UserError, one_line
 from dlmo.measure import targets
 from dlmo.measure.accuracy import accuracy, confusion_matrix
 from dlmo.progress import Progress, SilentProgress
 from dlmo.strategy import legality
 from dlmo.strategy.budget import Budget, parse_duration
-from dlmo.strategy.choose import asked_for, choose, nearest, shut_out
+from dlmo.strategy.choose import AS_EXPECTED, asked_for, choose, is_expected, nearest, shut_out
 from dlmo.strategy.confirm import confirm
 from dlmo.strategy.evidence import Evidence, convertible, gather, impossible, refusal, smallest
 from dlmo.strategy.own import Own, possible, take_in
 from dlmo.strategy.plan import (
+    PLANNED_SHARE,
     Plan,
     augmentation_for,
     class_weights_for,
@@ -200,13 +201,25 @@ def prepare(source: str | Path, job: Job, options: Options, progress: Progress, 
     for recipe in job.recipes_for(len(dataset.train)):
         if network is None or possible(recipe, network, job.strict):
             recipes.setdefault(recipe.network, []).append(recipe)
-            check_teaching(workspace, recipe)
-            check_cutting(workspace, recipe)
-            if measuring and isinstance(recipe.precision, Mixed) and recipe.precision.size is not None:
-                from dlmo.study.mixed import check_size
-
-                check_size(workspace, recipe)
+            try:
+                _check_recipe(workspace, recipe, measuring)
+            except (UserError, MemoryError, *PASSING):
+                raise
+            except Exception as error:
+                if network is None:
+                    raise
+                raise UserError(f"{recipe}: {network.name} breaks it: {one_line(error)}") from error
     return Prepared(workspace, recipes, seconds, notes, trackers, begun)
+
+
+def _check_recipe(workspace: Workspace, recipe: Recipe, measuring: bool) -> None:
+    """Refuse what can be seen before any training not to work on these data."""
+    check_teaching(workspace, recipe)
+    check_cutting(workspace, recipe)
+    if measuring and isinstance(recipe.precision, Mixed) and recipe.precision.size is not None:
+        from dlmo.study.mixed import check_size
+
+        check_size(workspace, recipe)
 
 
 def plan_job(ready: Prepared, job: Job, options: Options, *, known_only: bool = False) -> Planned | None:
@@ -223,6 +236,7 @@ def plan_job(ready: Prepared, job: Job, options: Options, *, known_only: bool = 
         seeds=seeds,
         known_only=known_only,
         begun=ready.begun,
+        share=_SEARCHED_SHARE_OF_FEW if job.space_for is not None and _confirms(workspace) else PLANNED_SHARE,
     )
     if plan is None:
         return None
@@ -277,10 +291,11 @@ def run_prepared(ready: Prepared, job: Job, options: Options, begun: float, plan
     plan, recipes, plans, searched = planned.plan, planned.recipes, planned.plan.networks, None
     cluster = _cluster(options)
     expected = expected_seconds(ready, planned, options)
-    if space is not None:
-        expected = max(expected or 0.0, ready.seconds)
+    left = ready.seconds - (time.monotonic() - begun) if space is not None else 0.0
+    to_the_end = left > (expected or 0.0)  # a search takes the time there is
     with planned.tracked.following():
-        with workspace.progress.total(expected):
+        with workspace.progress.total(max(expected or 0.0, left) if space is not None else expected, to_the_end):
+            failed: dict[str, Exception] = {}
             if space is not None:
                 failed = make_recipes(workspace, recipes, plans, seeds, cluster)
                 made = [recipe for recipe in recipes if file_task(recipe, seeds[0]) not in failed]
@@ -288,7 +303,7 @@ def run_prepared(ready: Prepared, job: Job, options: Options, begun: float, plan
                 known, plans, searched = set(map(str, recipes)), _merged(found.plans, plans), found.search
                 recipes = [*recipes, *(recipe for recipe in found.recipes if str(recipe) not in known)]
             outcomes, failures, curves = run_recipes(
-                workspace, recipes, plans, seeds, options.threads, needed=job.given, cluster=cluster
+                workspace, recipes, plans, seeds, options.threads, needed=job.given, cluster=cluster, failed=failed
             )
             looked_at, judged = (), [outcome.result for outcome in outcomes]
             if space is not None and _confirms(workspace):
@@ -341,10 +356,8 @@ def _near(
     if budget is None:
         return ()
     lines = nearest(judged, budget) if choice is None else shut_out(choice.result, judged, budget)
-    measured = {result.recipe: result.validation_accuracy for result in results}
-    expected = {entry.recipe for entry in judged if entry.validation_accuracy != measured[entry.recipe]}
-    said = " (accuracy as expected: not looked at again)"
-    return tuple(line + said * (line.partition(": ")[0] in expected) for line in lines)
+    expected = {entry.recipe for entry, result in zip(judged, results) if is_expected(entry, result)}
+    return tuple(line + AS_EXPECTED * (line.partition(": ")[0] in expected) for line in lines)
 
 
 def _out_of_reach(workspace: Workspace, recipes: Sequence[Recipe], job: Job, options: Options) -> tuple[str, ...]:
@@ -366,7 +379,10 @@ def _too_large(ready: Prepared, planned: Planned, budget: Budget) -> list[Recipe
         found = [Evidence(recipe, len(untrained_file(workspace, recipe)), None, None, None) for recipe in asked]
     by_size = replace(budget, max_latency_ms=None, max_ram=None)
     too_large = [entry.recipe for entry in found if refusal(entry, by_size)]
-    return too_large if len(too_large) < len(planned.recipes) else []
+    if len(too_large) < len(planned.recipes):
+        return too_large
+    kept = min(too_large, key=lambda recipe: len(recipe.further_trainings))  # a job without any has nothing to compare
+    return [recipe for recipe in too_large if recipe is not kept]
 
 
 def expected_seconds(ready: Prepared, planned: Planned, options: Options) -> float | None:
@@ -426,6 +442,7 @@ def _search(
         threads=options.threads,
         epoch_seconds={name: entry.epoch_seconds for name, entry in plan.networks.items()},
         plain=plain,
+        judged_again=_confirms(workspace),
     )
     return search(workspace, space, terms)
 
@@ -582,7 +599,14 @@ def _layers(best: Outcome, outcomes: Sequence[Outcome], dataset: Dataset) -> "In
 
 
 def _repair_notes(results: Sequence[Result]) -> tuple[str, ...]:
-    return tuple(f"{result.recipe}: quantized with {result.repair}" for result in results if result.repair)
+    named = _named(results)
+    return tuple(f"{name}: quantized with {result.repair}" for name, result in zip(named, results) if result.repair)
+
+
+def _named(results: Sequence[Result]) -> list[str]:
+    """The results' recipes, with their seeds where there are several."""
+    several = len({result.seed for result in results}) > 1
+    return [f"{result.recipe}, seed {result.seed}" if several else result.recipe for result in results]
 
 
 def _latency_notes(results: Sequence[Result], options: Options) -> tuple[str, ...]:
@@ -590,11 +614,11 @@ def _latency_notes(results: Sequence[Result], options: Options) -> tuple[str, ..
     if options.target != "cpu" or options.threads != 1:
         return ()
     notes = []
-    for result in results:
+    for name, result in zip(_named(results), results):
         for step in parse(result.recipe).steps:
             limit = step.latency if isinstance(step, PruneChannels) else None
             if limit is not None and result.latency_ms > _LATENCY_KEPT * limit:
-                notes.append(f"{result.recipe}: {result.latency_ms:.3g} ms measured, {limit:g} ms were asked for")
+                notes.append(f"{name}: {result.latency_ms:.3g} ms measured, {limit:g} ms were asked for")
     return tuple(notes)
 
 

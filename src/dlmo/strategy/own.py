@@ -145,26 +145,32 @@ def open_source(request: Request) -> Source:
 
 def take_in(source: Source, request: Request, dataset: Dataset, stem: str, progress: Progress) -> OwnNetwork:
     """The model as a network for this data. Raises UserError where it does not belong to it."""
-    from dlmo.networks.normalization import parse
+    from dlmo.networks.normalization import KNOWN, parse
 
     if stem != "auto" and not source.has_stem:
         raise UserError(f"--stem {stem}: {request.model} is as it is; leave it out")
     given = parse(request.mean, request.std)
     candidate = _File(source, request, dataset) if source.make is None else _Module(source, request, dataset, stem)
     notes = []
-    if given is None:
-        with progress.stage("find the normalization") as update:
-            given, note = _infer(candidate, dataset, candidate.swaps_channels and request.channel_order is None, update)
-        notes.append(note)
     if request.channel_order is not None:
         if dataset.input_shape[2] != 3:
             raise UserError(f"--channel-order: {dataset.name} has grey images; leave it out")
         if not candidate.swaps_channels:
             raise UserError("--channel-order does not go with a .tflite file: it must take red, green, blue")
-        given = replace(given, bgr=request.channel_order == "bgr")
+    bgr = request.channel_order == "bgr"
+    if given is None:
+        tries_bgr = candidate.swaps_channels and request.channel_order is None
+        with progress.stage("find the normalization") as update:
+            given, note = _infer(candidate, dataset, bgr, tries_bgr, update)
+        notes.append(note)
+    elif request.channel_order is not None:
+        given = given.in_order(bgr) if request.mean in KNOWN else replace(given, bgr=bgr)
+    network = candidate.behind(given)
+    if network.post_training_only is not None:
+        notes.append(f"{network.name} goes through setups without training alone: {network.post_training_only}")
     with progress.stage(f"run {source.name} on {len(dataset.validation):,} validation images"):
         notes += _verdict(source.name, candidate.accuracy(given, dataset.validation), dataset)
-    return replace(candidate.behind(given), notes=tuple(notes))
+    return replace(network, notes=tuple(notes))
 
 
 class _File:
@@ -307,21 +313,24 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _infer(candidate: _File | _Module, dataset: Dataset, tries_bgr: bool, update: Callable[[float], None]):
-    """The common normalization under which the model is most accurate on validation images, and a note on it."""
+def _infer(candidate: _File | _Module, dataset: Dataset, bgr: bool, tries_bgr: bool, update: Callable[[float], None]):
+    """The common normalization under which the model is most accurate on validation images, and a note on it.
+
+    bgr: the order of the channels that was given; tries_bgr: none was.
+    """
     from dlmo.networks.normalization import KNOWN
 
     part = dataset.validation.spread(_COMPARED_IMAGES)
     found = {}
     for name, normalization in KNOWN.items():
-        found[name] = candidate.accuracy(normalization, part)
+        found[name] = candidate.accuracy(normalization.in_order(bgr), part)
         update(len(found) / len(KNOWN))
     first, second, *_ = sorted(found, key=found.get, reverse=True)
-    best, accuracy = KNOWN[first], found[first]
+    best, accuracy = KNOWN[first].in_order(bgr), found[first]
     if tries_bgr and dataset.input_shape[2] == 3:
-        swapped = candidate.accuracy(replace(best, bgr=True), part)
+        swapped = candidate.accuracy(best.in_order(True), part)
         if swapped > accuracy + _BGR_GAIN:
-            best, accuracy = replace(best, bgr=True), swapped
+            best, accuracy = best.in_order(True), swapped
     note = (
         f"normalization inferred on {len(part)} validation images: {first} ({best}), {100 * accuracy:.1f} % right; "
         f"next {second}, {100 * found[second]:.1f} %; --mean and --std set it"

@@ -26,7 +26,7 @@ _SMALL_NETWORKS = ("resnet8", "resnet8@0.5")
 _LARGER_NETWORKS = ("resnet20@0.5", "resnet20")
 _IMAGES_FOR_LARGER = 5_000
 # Share of the time that is planned; the rest is for what the probe got wrong.
-_PLANNED_SHARE = 0.95
+PLANNED_SHARE = 0.95
 # Converting (once per training), quantizing and measuring a file; running it on images is the target's to say.
 _SECONDS_PER_FILE = 5.0
 # A probe lasts this share of the time there is: processors are often faster for a few seconds than for minutes.
@@ -159,6 +159,7 @@ def make_plan(
     seeds: Sequence[int] = (0,),
     known_only: bool = False,
     begun: float | None = None,
+    share: float = PLANNED_SHARE,
 ) -> Plan | None:
     """Fit schedules to the time, or take `epochs` as given, and `epochs_of` for networks that shall have others.
 
@@ -166,7 +167,7 @@ def make_plan(
     all_networks: the user named them, so none may be dropped. The plan is kept in the store: the same question gets the
     same answer, whatever the machine does at that moment, and nothing is trained anew.
     known_only: None where the store does not hold the plan, as making one takes time. begun: since when `seconds` run,
-    by time.monotonic(); now, if not given.
+    by time.monotonic(); now, if not given. share: of the time that may be planned, 0 to 1.
     """
     begun = time.monotonic() if begun is None else begun
     teachers = _teachers([recipe for network in networks for recipe in recipes[network]])
@@ -186,6 +187,8 @@ def make_plan(
         "seeds": len(seeds),
         "target": workspace.target.name,
     }
+    if share != PLANNED_SHARE:
+        asked["share"] = share
     own = workspace.own
     if own is not None:
         asked["own"] = own.fingerprint
@@ -221,7 +224,7 @@ def make_plan(
             plain = dict.fromkeys(networks, 0.0) | epoch
             costs = {name: _Cost.probe(workspace, name, recipes[name], plain, probe) for name in networks}
         spent = time.monotonic() - begun
-        counts = _fit(costs, images, plan_of, seconds, epochs, all_networks, len(seeds), spent)
+        counts = _fit(costs, images, plan_of, seconds, epochs, all_networks, len(seeds), spent, share)
         if seconds is not None and epochs is None:
             counts = no_shorter_than_before(counts)
         counts |= {network: value for network, value in epochs_of.items() if network in networks}
@@ -431,10 +434,11 @@ def _fit(
     all_networks: bool,
     seeds: int,
     spent: float = 0.0,
+    share: float = PLANNED_SHARE,
 ) -> dict[str, float]:
     """The networks to try, and how many epochs each is trained from scratch.
 
-    plan_of: the schedules for so many epochs. spent: of the seconds, so far.
+    plan_of: the schedules for so many epochs. spent: of the seconds, so far. share: of the rest, for all of them.
     """
     full = full_epochs(images)
     names = list(costs)
@@ -449,7 +453,7 @@ def _fit(
 
         def fits(count: float) -> bool:
             plan = plan_of(count)
-            return _seconds({name: costs[name] for name in chosen}, plan, seeds) <= (seconds - spent) * _PLANNED_SHARE
+            return _seconds({name: costs[name] for name in chosen}, plan, seeds) <= (seconds - spent) * share
 
         return next((count for count in (*range(full, 0, -1), *parts) if fits(count)), 0)
 
@@ -460,7 +464,7 @@ def _fit(
     count = affordable(chosen)
     if count == 0:
         least = min(parts, default=1)
-        needed = spent + _seconds({name: costs[name] for name in chosen}, plan_of(least), seeds) / _PLANNED_SHARE
+        needed = spent + _seconds({name: costs[name] for name in chosen}, plan_of(least), seeds) / share
         words = "one epoch" if least == 1 else f"{least:.0%} of an epoch"
         raise UserError(
             f"--time is too short for {words} of {', '.join(chosen)} with all steps on this machine: "

@@ -63,7 +63,7 @@ class Terms:
     short, long: epochs from scratch. plan_of: the schedules for so many. seconds: what the user allowed for the whole
     job; deadline: when the search must end, by time.monotonic(). budget: its cost limits refuse by shape if `limited`.
     epoch_seconds: of networks that were timed; plain: validation accuracy, 0 to 1, of networks trained long without
-    any step.
+    any step. judged_again: what is found is judged on other images afterwards (see strategy.confirm).
     """
 
     short: int
@@ -77,6 +77,7 @@ class Terms:
     threads: int
     epoch_seconds: dict[str, float]
     plain: dict[str, float]
+    judged_again: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,12 @@ class _Searcher:
         if self._terms.limited:
             limits = [budget.max_size, budget.max_latency_ms, budget.max_ram, budget.min_accuracy]
         # Under other limits other recipes are promising, and others refused.
-        question = f"ended {json.dumps({'limits': limits, 'long': self._terms.long})}"
+        asked = {"limits": limits, "long": self._terms.long}
+        usual = SERVICES[budget.service]
+        accuracies = [budget.max_drop, budget.min_accuracy]
+        if accuracies != [usual.max_drop, usual.min_accuracy]:
+            asked["accuracy"] = accuracies
+        question = f"ended {json.dumps(asked)}"
         ended = self._notes.get(question)
         stopped = None
         same = ended is not None and ended["seconds"] >= self._terms.seconds
@@ -222,9 +228,10 @@ class _Searcher:
 
     def _met(self) -> bool:
         """Whether the user's limits, on costs and on accuracy, are kept by a recipe that was trained long; its accuracy
-        by the lower end of its 95 % interval, as the best of many tried is flattered by chance."""
+        by the lower end of its 95 % interval, as the best of many tried is flattered by chance. Never where other
+        images have the last word: what does not hold there needs others to take its place."""
         budget = self._terms.budget
-        if not self._terms.limited or budget.min_accuracy is None:
+        if self._terms.judged_again or not self._terms.limited or budget.min_accuracy is None:
             return False
         strict = replace(
             budget,

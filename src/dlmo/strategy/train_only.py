@@ -11,9 +11,10 @@ from dlmo.errors import UserError, one_line
 from dlmo.progress import Progress, SilentProgress
 from dlmo.strategy.job import Job, Options, plan_job, prepare
 from dlmo.strategy.plan import remaining_trainings
+from dlmo.study.graph import make_here, tasks_of
 from dlmo.study.recipe import PruneChannels
 from dlmo.study.results import Failure
-from dlmo.study.stages import make_trained
+from dlmo.study.stages import trainings_of
 from dlmo.study.workspace import read_curve, read_trained
 
 
@@ -55,17 +56,18 @@ def train_only(source: str | Path, job: Job, options: Options, progress: Progres
     planned = plan_job(ready, job, options)
     workspace, plans = ready.workspace, planned.plan.networks
     waiting = remaining_trainings(workspace, planned.recipes, plans, options.seeds)
-    failures = []
+    wanted = [(recipe, seed) for seed in options.seeds for recipe in planned.recipes]
     with progress.total(sum(training.seconds for training in waiting.values())), planned.tracked.following():
-        for seed in options.seeds:
-            for recipe in planned.recipes:
-                try:
-                    make_trained(workspace, recipe, plans[recipe.network], seed)
-                except Exception as error:  # the others may go well
-                    failures.append(Failure(str(recipe), recipe.setup, recipe.network, seed, one_line(error)))
-        if len(failures) == len(planned.recipes) * len(options.seeds):
+        errors = make_here(workspace, [task for task in tasks_of(workspace, wanted, plans) if task.trains])
+        failures = []
+        for recipe, seed in wanted:
+            keys = [training.key for training in trainings_of(workspace, recipe, plans[recipe.network], seed)]
+            error = next((errors[key] for key in keys if key in errors), None)
+            if error is not None:
+                failures.append(Failure(str(recipe), recipe.setup, recipe.network, seed, one_line(error)))
+        if len(failures) == len(wanted):
             raise UserError(f"nothing could be trained: {failures[0].recipe}: {failures[0].error}")
-    planned.tracked.finish()
+    planned.tracked.finish(failures=failures)
     found = []
     for training in planned.work.trainings():
         done = workspace.store.finished(training.stage, training.key)

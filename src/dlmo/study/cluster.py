@@ -45,7 +45,7 @@ def check(address: str) -> None:
         import ray  # noqa: F401
     except ImportError:
         raise missing_extra("--cluster needs Ray", "cluster") from None
-    if address.startswith("local"):
+    if _is_local(address):
         return
     place = _found_here() if address == "auto" else address
     host, _, port = place.removeprefix("ray://").partition(":")
@@ -57,6 +57,11 @@ def check(address: str) -> None:
     except grpc.RpcError as error:
         if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
             raise UserError(f"--cluster {address}: no Ray cluster answers there ({error.details()})") from None
+
+
+def _is_local(address: str) -> bool:
+    """Whether it means Ray on this machine alone, started for this job; not a host whose name begins like that."""
+    return re.fullmatch(r"local(:\d+)?", address) is not None
 
 
 def _found_here() -> str:
@@ -91,7 +96,7 @@ def make_on(address: str, workspace: Workspace, tasks: Sequence[Task]) -> dict[s
                     if error is not None:
                         errors[task.key] = error
                     done += _seconds(task)
-                    update(done / work)
+                update(done / work)  # once per look: the pace of what ends at one moment says nothing
     return errors
 
 
@@ -102,7 +107,7 @@ def _connected(address: str) -> Iterator[None]:
 
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its own words about lost machines
     options: dict[str, object] = {"address": address}
-    if address.startswith("local"):
+    if _is_local(address):
         cores = address.partition(":")[2]
         options = {"address": "local", "num_cpus": int(cores) if cores else None, "include_dashboard": False}
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody asked to send any
@@ -163,7 +168,7 @@ def _submit(workspace: Workspace, tasks: Sequence[Task], nodes: list[dict]) -> d
     import ray
 
     shared = ray.put(replace(workspace, progress=SilentProgress()))
-    first_trainings = sum(task.trains and not task.needs for task in tasks)
+    first_trainings = sum(task.trains and not task.needs and task.seconds > 0 for task in tasks)
     cores = max(1, min(sum(map(_cores, nodes)) // max(1, first_trainings), *map(_cores, nodes)))
     gpus = min(1, max(node["Resources"].get("GPU", 0) for node in nodes))
     make = ray.remote(num_cpus=1, max_retries=_RETRIES, scheduling_strategy="SPREAD")(_make)

@@ -18,7 +18,8 @@ _SECONDS_PER_FILE = 5.0
 class Task:
     """What is made in one go, into the workspace's store, unless it is there already.
 
-    key: its name in the study. needs: keys of the tasks it comes after. seconds: what it should take.
+    key: its name in the study. needs: keys of the tasks it comes after. seconds: what it should take, 0 for a training
+    that the store holds.
     trains: whether it is a training.
     """
 
@@ -41,10 +42,14 @@ def tasks_of(
         plan = plans[recipe.network]
         needs: tuple[str, ...] = ()
         for training in trainings_of(workspace, recipe, plan, seed):
-            tasks.setdefault(training.key, Task(training.key, needs, training.seconds, True, training.make))
-            needs = (training.key,)
+            if training.key not in tasks:
+                seconds = 0.0 if workspace.store.has(training.stage, training.key) else training.seconds
+                tasks[training.key] = Task(training.key, needs, seconds, True, training.make)
+            # All before it, not the last alone: a student that is trained already does not wait for its teacher, but
+            # what trains it further does.
+            needs = (*needs, training.key)
         key, make = file_task(recipe, seed), partial(make_scores, recipe=recipe, plan=plan, seed=seed)
-        tasks[key] = Task(key, needs, _SECONDS_PER_FILE, False, make)
+        tasks[key] = Task(key, needs[-1:], _SECONDS_PER_FILE, False, make)
     return list(tasks.values())
 
 

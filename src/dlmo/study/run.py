@@ -1,7 +1,7 @@
 """Running recipes: every stage, then every measurement, with files measured against each other in one go."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -41,10 +41,23 @@ def make_recipes(
     plans: dict[str, NetworkPlan],
     seeds: Sequence[int],
     cluster: Cluster | None,
+    failed: Mapping[str, Exception] | None = None,
 ) -> dict[str, Exception]:
-    """Train, convert and score everything that the store lacks; returns the tasks that failed, and why."""
-    tasks = tasks_of(workspace, _with_seeds(recipes, seeds), plans)
-    return make_here(workspace, tasks, cluster(workspace, tasks) if cluster else None)
+    """Train, convert and score everything that the store lacks; returns the tasks that failed, and why.
+
+    failed: tasks that failed already, and are not tried again.
+    """
+    known = dict(failed or {})
+    tasks = [task for task in tasks_of(workspace, _with_seeds(recipes, seeds), plans) if task.key not in known]
+    if cluster is not None:
+        lost, possible = set(known), []
+        for task in tasks:  # those that others need come before them
+            if lost.isdisjoint(task.needs):
+                possible.append(task)
+            else:
+                lost.add(task.key)
+        known |= cluster(workspace, possible) if possible else {}
+    return make_here(workspace, tasks, known)
 
 
 def _with_seeds(recipes: Sequence[Recipe], seeds: Sequence[int]) -> list[tuple[Recipe, int]]:
@@ -60,22 +73,23 @@ def run_recipes(
     *,
     needed: Recipe | None = None,
     cluster: Cluster | None = None,
+    failed: Mapping[str, Exception] | None = None,
 ) -> tuple[list[Outcome], list[Failure], dict[str, tuple[Epoch, ...]]]:
     """Train and convert everything, then measure everything on the workspace's targets, one after the other.
 
     Returns outcomes, the recipes that failed, and the training curves by title. Raises the first error if all
     recipes fail, as a UserError, and what the user can mend of `needed`. cluster: makes the stages first; what it
-    leaves out is made here.
+    leaves out is made here. failed: see make_recipes.
 
     What the target measures comes last, when nothing else runs, with all files at hand to take turns.
     """
     from dlmo.runtimes.litert import flatbuffer
 
-    errors = make_recipes(workspace, recipes, plans, seeds, cluster)
+    errors = make_recipes(workspace, recipes, plans, seeds, cluster, failed)
     made: list[tuple[Recipe, int, Artifact]] = []
     failures = []
 
-    def failed(recipe: Recipe, seed: int, error: Exception) -> None:
+    def leave_out(recipe: Recipe, seed: int, error: Exception) -> None:
         if recipe == needed and isinstance(error, UserError | OSError):
             raise error
         failures.append(Failure(str(recipe), recipe.setup, recipe.network, seed, one_line(error)))
@@ -85,7 +99,7 @@ def run_recipes(
         if error is None:
             made.append((recipe, seed, make_artifact(workspace, recipe, plans[recipe.network], seed)))
         else:
-            failed(recipe, seed, error)
+            leave_out(recipe, seed, error)
     if not made:
         first = next(iter(errors.values()))
         if isinstance(first, UserError | OSError | MemoryError):
@@ -100,7 +114,7 @@ def run_recipes(
     for index, (recipe, seed, artifact) in enumerate(made):
         content, costs = contents[index], measured[index]
         if isinstance(costs, CannotRun):
-            failed(recipe, seed, UserError(costs.reason))
+            leave_out(recipe, seed, UserError(costs.reason))
             continue
         facts = flatbuffer.facts(content)
         test_scores = scores(workspace, content, "test", "a file")

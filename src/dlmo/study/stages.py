@@ -63,7 +63,10 @@ class Expected:
 
 
 def trainings_of(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed: int) -> list[Expected]:
-    """Each training of a recipe, its teacher's too, in order, without running anything."""
+    """Each training of a recipe, its teacher's too, in order, without running anything.
+
+    A teacher that the store does not hold is left out where it has nobody left to teach.
+    """
     network, kd = recipe.network, recipe.kd
     found: list[Expected] = []
 
@@ -74,23 +77,40 @@ def trainings_of(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed: 
         key = train_key(workspace, network, plan, seed, kd)
         found.append(Expected("import", key, 0.0, network, seed, make(())))
     else:
-        taught = kd
-        while taught is not None and (teacher := teacher_training(taught, network, seed)) is not None:
-            name, own_seed, taught = teacher
+        its_kd = kd
+        while its_kd is not None and (teacher := teacher_training(its_kd, network, seed)) is not None:
+            name, own_seed, its_kd = teacher
             its_plan = plan.of_teacher(name)
-            seconds = its_plan.seconds_of(None, taught)
-            key = train_key(workspace, name, its_plan, own_seed, taught)
-            trained = partial(train, network=name, plan=its_plan, seed=own_seed, kd=taught)
-            found.insert(0, Expected("train", key, seconds, _name(name, taught), own_seed, trained))
+            seconds = its_plan.seconds_of(None, its_kd)
+            key = train_key(workspace, name, its_plan, own_seed, its_kd)
+            trained = partial(train, network=name, plan=its_plan, seed=own_seed, kd=its_kd)
+            found.insert(0, Expected("train", key, seconds, _name(name, its_kd), own_seed, trained))
         key = train_key(workspace, network, plan, seed, kd)
         seconds = plan.seconds_of(None, kd)
         found.append(Expected("train", key, seconds, _name(network, kd), seed, make(())))
+    teachers, taught = found[:-1], found[-1:]
     steps = recipe.further_trainings
     for count, step in enumerate(steps, 1):
         key = technique_key(workspace, key, network, step, plan, seed, kd, recipe.precision)
         name = _name(network, kd, *steps[:count])
-        found.append(Expected("technique", key, plan.seconds_of(step, kd), name, seed, make(steps[:count])))
-    return found
+        taught.append(Expected("technique", key, plan.seconds_of(step, kd), name, seed, make(steps[:count])))
+
+    return _still_teaching(workspace, teachers, taught) + taught
+
+
+def _still_teaching(workspace: Workspace, teachers: Sequence[Expected], taught: Sequence[Expected]) -> list[Expected]:
+    """Of teachers, each taught by the one before it, those that the store holds or somebody has to learn from."""
+    if not teachers:
+        return []
+    kept: list[Expected] = []
+    has = workspace.store.has
+    learning = not all(has(training.stage, training.key) for training in taught)
+    for teacher in reversed(teachers):
+        made = has(teacher.stage, teacher.key)
+        if made or learning:
+            kept.insert(0, teacher)
+        learning = learning and not made
+    return kept
 
 
 def _name(network: str, *steps: Step | None) -> str:

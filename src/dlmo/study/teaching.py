@@ -131,7 +131,10 @@ class TeacherFile:
             )
         if found.batch is not None:
             raise UserError(f"kd: the teacher {self.path} takes one image at a time; export it for any number")
-        classes = found.graph(torch.zeros(2, channels, height, width)).shape[-1]
+        answer = found.graph(torch.zeros(2, channels, height, width))
+        if not isinstance(answer, torch.Tensor) or answer.ndim != 2:
+            raise UserError(f"kd: the teacher {self.path} does not give one row of scores per image")
+        classes = answer.shape[1]
         if classes != len(dataset.classes):
             raise UserError(f"kd: the teacher {self.path} scores {classes} classes, not {len(dataset.classes)}")
         return found.graph

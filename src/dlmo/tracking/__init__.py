@@ -10,7 +10,7 @@ from dlmo import kinds
 from dlmo.tracking.work import Training, Work
 
 if TYPE_CHECKING:
-    from dlmo.study.results import Run
+    from dlmo.study.results import Failure, Run
     from dlmo.study.run import Outcome
     from dlmo.training.curve import Epoch
 
@@ -37,8 +37,9 @@ class Tracker(Protocol):
     def results(self, run: "Run", outcomes: "Sequence[Outcome]") -> None:
         """Everything is measured."""
 
-    def close(self, status: str) -> None:
-        """The job has ended: FINISHED, FAILED or KILLED."""
+    def close(self, status: str, failures: "Sequence[Failure]" = ()) -> None:
+        """The job has ended: FINISHED, FAILED or KILLED. failures: recipes that could not be trained all the same,
+        where there are no results to tell it."""
 
 
 # Kind: module and class, loaded when asked for.

@@ -4,9 +4,9 @@ Curves are read from the store, where every training leaves them (a running one 
 that were finished earlier, or in another process, are told like all others.
 """
 
+import contextlib
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from dlmo.errors import one_line
@@ -17,7 +17,7 @@ from dlmo.tracking import FAILED, FINISHED, KILLED, Tracker
 from dlmo.tracking.work import Work
 
 if TYPE_CHECKING:
-    from dlmo.study.results import Run
+    from dlmo.study.results import Failure, Run
     from dlmo.study.run import Outcome
 
 _SECONDS_BETWEEN_LOOKS = 5.0
@@ -34,7 +34,7 @@ class Tracked:
         self._noted: set[str] = set()
         self._open = {training: 0 for training in work.trainings()}  # epochs told of each that is not whole yet
 
-    @contextmanager
+    @contextlib.contextmanager
     def following(self) -> Iterator[None]:
         """Around the trainings: begins the log, keeps the curves up to date, and closes the log if the job fails."""
         if not self._trackers:
@@ -62,11 +62,16 @@ class Tracked:
             if status != FINISHED:
                 self._tell("close", status)
 
-    def finish(self, run: "Run | None" = None, outcomes: "Sequence[Outcome]" = ()) -> None:
-        """The job is done. run: None where it was about training only."""
+    def finish(
+        self,
+        run: "Run | None" = None,
+        outcomes: "Sequence[Outcome]" = (),
+        failures: "Sequence[Failure]" = (),
+    ) -> None:
+        """The job is done. run: None where it was about training only; failures: what could not be trained then."""
         if run is not None:
             self._tell("results", run, outcomes)
-        self._tell("close", FINISHED)
+        self._tell("close", FINISHED, failures)
 
     def _look_until(self, stop: threading.Event) -> None:
         while not stop.wait(_SECONDS_BETWEEN_LOOKS):
@@ -97,5 +102,8 @@ class Tracked:
                 getattr(tracker, event)(*arguments)
             except Exception as error:
                 self._trackers.remove(tracker)
+                if event != "close":  # what it has begun would look like work under way for ever
+                    with contextlib.suppress(Exception):
+                        tracker.close(FAILED)
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 self._progress.note(f"tracking stopped, the work goes on: {tracker.place}: {reason}")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 
 from dlmo.errors import UserError, missing_extra
-from dlmo.study.results import Result, Run
+from dlmo.study.results import Failure, Result, Run
 from dlmo.study.run import Outcome
 from dlmo.tracking import FAILED
 from dlmo.tracking.work import Training, Work, values_of
@@ -118,9 +118,10 @@ class Mlflow:
         self._client.log_text(self._job, model_card(run), "model_card.md")
         self._client.log_text(self._job, run.to_csv(), "results.csv")
 
-    def close(self, status: str) -> None:
+    def close(self, status: str, failures: Sequence[Failure] = ()) -> None:
+        failed = self._failed | {self._runs[failure.recipe, failure.seed] for failure in failures}
         for run in (*self._runs.values(), self._job):
-            self._client.set_terminated(run, FAILED if run in self._failed else status)
+            self._client.set_terminated(run, FAILED if run in failed else status)
 
     def _experiment(self, name: str) -> str:
         found = self._client.get_experiment_by_name(name)

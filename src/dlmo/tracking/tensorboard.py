@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dlmo.errors import UserError, missing_extra
-from dlmo.study.results import Run
+from dlmo.study.results import Failure, Run
 from dlmo.study.run import Outcome, safe_name
 from dlmo.tracking.work import Training, Work, values_of
 from dlmo.training.curve import Epoch
@@ -61,7 +61,7 @@ class TensorBoard:
     def results(self, run: Run, outcomes: Sequence[Outcome]) -> None:
         """Curves are all that goes to TensorBoard."""
 
-    def close(self, status: str) -> None:
+    def close(self, status: str, failures: Sequence[Failure] = ()) -> None:
         for writer in self._writers.values():
             writer.close()
         self._writers.clear()

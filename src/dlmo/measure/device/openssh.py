@@ -113,7 +113,8 @@ def ask(
     start = f"import sys; exec(sys.stdin.buffer.read({len(keeper)}))"
     # A relative path counts from the home folder, where commands start; the shell does the same for ~.
     home, python = ("~/", address.python[2:]) if address.python.startswith("~/") else ("", address.python)
-    remote = f"{home}{shlex.quote(python)} -c {shlex.quote(start)} {shlex.join(request)}"
+    # -I: nothing that lies in the home folder is taken for a module of Python's.
+    remote = f"{home}{shlex.quote(python)} -I -c {shlex.quote(start)} {shlex.join(request)}"
     options = [f"-o{name}={value}" for name, value in _OPTIONS.items()]
     command = [*_client(), "-T", *options, *address.login[:-1]]
     with _Connection(address, [*command, "--", address.login[-1], remote]) as connection:
@@ -244,9 +245,11 @@ def _receive(stream: BinaryIO) -> dict:
 def _why_no_connection(said: str, last: str, address: Address) -> str:
     """OpenSSH's reason with what to do about it. Its messages are in English, whatever the locale."""
     if "REMOTE HOST IDENTIFICATION HAS CHANGED" in said:
+        named = re.search(r"Host key for (\S+) has changed", said)  # what a name in the user's configuration stands for
+        known_as = named[1] if named else address.known_as
         return (
             "its host key is not the one you know: another machine answers, or it was installed anew; if you know "
-            f"that it was, ssh-keygen -R {shlex.quote(address.known_as)} and connect once with {address.by_hand}"
+            f"that it was, ssh-keygen -R {shlex.quote(known_as)} and connect once with {address.by_hand}"
         )
     if "host key is known for" in said or "Host key verification failed" in said:
         return f"its host key is not known here; connect once with {address.by_hand} and compare the fingerprint"

@@ -103,7 +103,8 @@ class _Child:
     def __init__(self, content: bytes) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115, closed by __exit__
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "dlmo.runtimes.tflm.child"],
+            # -P: nothing that lies in the current folder is taken for a module.
+            [sys.executable, "-P", "-m", "dlmo.runtimes.tflm.child"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

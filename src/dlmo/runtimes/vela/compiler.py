@@ -67,7 +67,8 @@ def estimate(content: bytes, accelerator: str) -> Estimate:
         options += ["--memory-mode", _MEMORY_MODE, "--output-dir", name]
         try:
             done = subprocess.run(
-                [sys.executable, "-m", "ethosu.vela", str(folder / "model.tflite"), *options],
+                # -P: nothing that lies in the current folder is taken for a module.
+                [sys.executable, "-P", "-m", "ethosu.vela", str(folder / "model.tflite"), *options],
                 capture_output=True,
                 text=True,
                 timeout=_TIMEOUT_SECONDS,
