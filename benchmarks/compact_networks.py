@@ -1,13 +1,13 @@
 """The search that found the `compact` networks, and how they compare with others at the same bytes.
 
     python benchmarks/compact_networks.py SOURCE search --journal FILE [--kilobytes 96] [--mega-macs 40] [--trials 60]
-        [--seconds 600] [--epochs 8]
+        [--seconds 600] [--epochs 8] [--seed 0]
     python benchmarks/compact_networks.py SOURCE compare --journal FILE [--finalists 4] [--epochs 24] [--seed 0]
-        [--kilobytes 96] [--rivals resnet8 resnet20 mobilenet_v2] [--only N]
+        [--kilobytes 96] [--rivals resnet8 resnet20] [--only N]
 
 `search`: Optuna proposes three or four stages: their kind, channels, inner channels, blocks and kernels. Each proposal
 is brought to the given size by its width; what then has more multiply-accumulates is dropped, the rest trained for a
-few epochs. Several processes may search with one journal.
+few epochs. Several processes may search with one journal, each with a seed of its own.
 `compare`: the best proposals trained for longer, and beside them the rivals, brought to the same size by their width.
 Sizes are estimates of the int8 file, in kilobytes of 1,000 bytes. Accuracies are on validation images; test images are
 never looked at.
@@ -37,7 +37,9 @@ from dlmo.training.device import best_device
 # Bytes of an int8 file beside its weights: for each channel bias and two scales, for each layer its description, and
 # the rest. ResNet-20's file has 287,360 bytes, by this 287,000.
 CHANNEL_BYTES, LAYER_BYTES, FILE_BYTES = 12, 220, 1_500
-WIDTHS = np.arange(0.15, 4.0, 0.01)
+WIDTHS = np.arange(0.05, 4.0, 0.01)
+
+SEARCH_EPOCHS, LONGER_EPOCHS = 8, 24
 
 Builder = Callable[[float], nn.Module]  # from a width
 
@@ -137,7 +139,7 @@ def search(arguments: argparse.Namespace, data: Dataset) -> None:
         fitting = widest(build, data, limit)
         if fitting is None or fitting[2] > most:
             raise optuna.TrialPruned
-        right = accuracy(build, data, fitting[0], arguments.epochs, 0)
+        right = accuracy(build, data, fitting[0], arguments.epochs or SEARCH_EPOCHS, 0)
         trial.set_user_attr("stages", [asdict(stage) for stage in stages])
         print(f"{trial.number}: {right:.2%} {words_of(stages)}@{fitting[0]:.2f}: {fitting[1] / 1000:.1f} KB "
               f"{fitting[2] / 1e6:.1f} M, {time.monotonic() - started:.0f} s", flush=True)  # fmt: skip
@@ -152,16 +154,18 @@ def search(arguments: argparse.Namespace, data: Dataset) -> None:
 
 def compare(arguments: argparse.Namespace, data: Dataset) -> None:
     limit = round(1000 * arguments.kilobytes)
-    best = sorted(trained_of(open_study(arguments.journal, 0)), key=lambda trial: -trial.value)[: arguments.finalists]
-    entries = [tuple(Stage(**stage) for stage in trial.user_attrs["stages"]) for trial in best]
+    best = sorted(trained_of(open_study(arguments.journal, 0)), key=lambda trial: -trial.value)
+    # Each once: not all that a trial proposes shapes its network.
+    entries = list(dict.fromkeys(tuple(Stage(**stage) for stage in trial.user_attrs["stages"]) for trial in best))
+    entries = entries[: arguments.finalists]
     builders = [(f"{words_of(stages)} {stages}", builder_of(stages, data)) for stages in entries]
     builders += [(name, rival_of(name, data)) for name in arguments.rivals]
     for name, build in builders if arguments.only is None else builders[arguments.only : arguments.only + 1]:
         fitting, started = widest(build, data, limit), time.monotonic()
         if fitting is None:
-            print(f"no width keeps the limit: {name}", flush=True)
+            print(f"no width from {WIDTHS[0]:g} on keeps the limit: {name}", flush=True)
             continue
-        right = accuracy(build, data, fitting[0], arguments.epochs, arguments.seed)
+        right = accuracy(build, data, fitting[0], arguments.epochs or LONGER_EPOCHS, arguments.seed)
         print(f"{right:.2%}, {fitting[1] / 1000:.1f} KB, {fitting[2] / 1e6:.1f} M, width {fitting[0]:.2f}, "
               f"{time.monotonic() - started:.0f} s: {name}", flush=True)  # fmt: skip
 
@@ -175,11 +179,11 @@ def main() -> None:
     parser.add_argument("--mega-macs", type=float, default=40)
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--seconds", type=float, default=600, help="no trial begins later")
-    parser.add_argument("--epochs", type=float, default=8)
+    parser.add_argument("--epochs", type=float, help=f"default: {SEARCH_EPOCHS} to search, {LONGER_EPOCHS} to compare")
     parser.add_argument("--finalists", type=int, default=4)
-    parser.add_argument("--rivals", nargs="*", default=["resnet8", "resnet20", "mobilenet_v2"])
+    parser.add_argument("--rivals", nargs="*", default=["resnet8", "resnet20"])
     parser.add_argument("--only", type=int, help="of those compared, this one alone, from 0")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the proposals; in compare, of the trainings")
     arguments = parser.parse_args()
     try:
         data = load(arguments.source)

@@ -32,6 +32,7 @@ LAYERS = [
     # These differ in bfloat16 alone.
     (144, 16, 3, 2, True),
     (96, 16, 5, 1, True),
+    (96, 16, 3, 1, True),
     (576, 4, 3, 2, True),
     (256, 2, 3, 1, False),
     (256, 4, 3, 2, False),

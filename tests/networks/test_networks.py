@@ -17,6 +17,8 @@ SMALL_OF_EACH_FAMILY = [
     "resnet50@0.125",
     "resnet8",
     "wide_resnet_10_1",
+    "compact_wide@0.25",
+    "compact_deep@0.5",
     "mobilenet_v1@0.25",
     "mobilenet_v2@0.35",
     "mobilenet_v3_small@0.5",

@@ -99,6 +99,25 @@ def test_patches_times_filters_are_a_convolution():
     torch.testing.assert_close(found, nn.functional.conv2d(images, weight, None, 2, (1, 0)))
 
 
+@pytest.mark.parametrize(
+    ("side", "stride", "number_format"), [(3, 1, "bfloat16"), (5, 1, "float32"), (3, 2, "float32")]
+)
+def test_gradients_of_depthwise_weights_in_bfloat16(side, stride, number_format, monkeypatch):
+    layer = nn.Conv2d(8, 8, side, stride, side // 2, groups=8, bias=False)
+    images, asked = torch.randn(2, 8, 8, 8, requires_grad=True), []
+    backward = torch.ops.aten.convolution_backward
+
+    def spy(gradient, *others):
+        asked.append((str(gradient.dtype), others[-1]))
+        return backward(gradient, *others)
+
+    monkeypatch.setattr(torch.ops.aten, "convolution_backward", spy)
+    with torch.autocast("cpu", torch.bfloat16), quick_convolutions(layer):
+        torch.autograd.grad(layer(images).float().sum(), [images, layer.weight])
+    turned_around = stride == 1
+    assert asked == [(f"torch.{number_format}", [not turned_around, True, False])]
+
+
 def test_more_padding_than_a_kernel_reaches_in_bfloat16():
     layer = nn.Conv2d(8, 8, 2, padding=2, groups=8, bias=False)
     images = torch.randn(2, 8, 4, 4, requires_grad=True)

@@ -125,11 +125,22 @@ def test_checkpoints_hold_tensors_and_record_without_pickle(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_damaged_checkpoint_is_thrown_away(digits, tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(b"")  # what a power loss may leave
+    assert same_weights(fit(digits, checkpoint_path=path).network, fit(digits).network)
+
+
 def test_progressive_sizes_grow_to_the_full_side():
     schedule = Schedule(1, 32, 0.1, 0.1, progressive=True)
     sizes = [schedule.size_at(step, 100) for step in range(100)]
     assert sizes == sorted(sizes)
     assert (sizes.count(0.5), sizes.count(0.75), sizes.count(1.0)) == (40, 40, 20)
+    work = [schedule.work_done(step, 100) for step in range(101)]
+    assert work[0] == 0 and work[100] == 1
+    assert work[100] - work[80] == pytest.approx(2 * work[40]), "half as many steps of four times the pixels"
+    plain = Schedule(1, 32, 0.1, 0.1)
+    assert plain.work_done(30, 100) == 0.3
 
 
 @pytest.mark.parametrize("inputs, kernel, stride, unsafe", [(4, 1, 2, True), (4, 1, 1, False), (4, 3, 2, False),

@@ -4,7 +4,7 @@ It stays a layer of its own: folded into a zero-padded convolution it would shif
 convolution it is delegated, and quantized per channel.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -28,6 +28,10 @@ class Normalization:
     def __str__(self) -> str:
         order = ", channels blue-green-red" if self.bgr else ""
         return f"mean {_numbers(self.mean)}, std {_numbers(self.std)}{order}"
+
+    def in_order(self, bgr: bool) -> "Normalization":
+        """One of KNOWN, which are of red, green and blue, for a network that takes the channels in that order."""
+        return replace(self, mean=self.mean[::-1], std=self.std[::-1], bgr=True) if bgr else self
 
     def affine(self, channels: int) -> tuple[np.ndarray, np.ndarray]:
         """Factor and shift, float32, one per channel, from dlmo's (pixel - 128) / 128 to the network's values."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 PREFIX = "own:"
 # Arguments of a user's function that receive the number of classes.
 _CLASSES_ARGUMENTS = ("classes", "num_classes")
+_SOME_CLASSES = 10  # where a network is only to be looked at
 _WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth")
 
 
@@ -103,9 +104,7 @@ def _open_function(path: Path, function: str) -> Source:
     def make(classes: int, _shape: tuple[int, int, int], _stem: str) -> "nn.Module":
         return _call(build, classes)
 
-    return Source(
-        own_name(function), make, _read(path).decode(errors="replace") + function, _channels(_call(build, 10))
-    )
+    return Source(own_name(function), make, _read(path).decode(errors="replace") + function, _colours(build))
 
 
 def _open_exported(path: Path, network: str | None) -> Source:
@@ -164,28 +163,50 @@ def _user_function(path: Path, name: str) -> Callable:
         sys.path.append(folder)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script may end itself
         raise UserError(f"{path} does not run: {type(error).__name__}: {error}") from error
     found = getattr(module, name, None)
+    if hasattr(found, "forward"):
+        raise UserError(f"{path}: {name} is a network, not a function; write one that returns it and name that")
     if not callable(found):
         known = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
         raise UserError(f"{path} has no function {name}; it has {', '.join(known) or 'none'}")
     return found
 
 
-def _call(build: Callable, classes: int) -> "nn.Module":
-    """Call a user's function, with the number of classes if it wants one; initial weights are the same each time."""
+def _colours(build: Callable) -> int | None:
+    """Colours of the images that a user's function makes a network for; None where it does not tell."""
+    parameter = _classes_parameter(build)
+    if parameter is None or parameter.default is not parameter.empty:
+        return _channels(_call(build, None))
+    try:
+        return _channels(_call(build, _SOME_CLASSES))
+    except UserError:  # its weights may be made for another number of classes: the call with theirs will tell
+        return None
+
+
+def _classes_parameter(build: Callable) -> inspect.Parameter | None:
+    """The parameter of a user's function that takes the number of classes; None where it has none."""
+    try:
+        accepted = inspect.signature(build).parameters
+    except (ValueError, TypeError):  # of built-in ones
+        return None
+    return next((accepted[name] for name in _CLASSES_ARGUMENTS if name in accepted), None)
+
+
+def _call(build: Callable, classes: int | None) -> "nn.Module":
+    """Call a user's function, with the number of classes if it wants one and this is not None; initial weights are the
+    same each time."""
     import torch
 
-    accepted = inspect.signature(build).parameters
-    argument = next((name for name in _CLASSES_ARGUMENTS if name in accepted), None)
+    parameter, called = _classes_parameter(build), getattr(build, "__name__", str(build))
     torch.manual_seed(0)
     try:
-        network = build(**({argument: classes} if argument else {}))
+        network = build() if parameter is None or classes is None else build(**{parameter.name: classes})
     except Exception as error:
-        raise UserError(f"{build.__name__}() does not make a network: {type(error).__name__}: {error}") from error
+        raise UserError(f"{called}() does not make a network: {type(error).__name__}: {error}") from error
     if not isinstance(network, torch.nn.Module):
-        raise UserError(f"{build.__name__}() returns a {type(network).__name__}, not a torch.nn.Module")
+        raise UserError(f"{called}() returns a {type(network).__name__}, not a torch.nn.Module")
     return network.eval().requires_grad_().to(torch.float32)
 
 
@@ -198,15 +219,30 @@ def _channels(network: "nn.Module") -> int | None:
 
 
 def fingerprint(network: "nn.Module", identity: str) -> str:
-    """Hex digest of a network's weights, its layers (strides too), the code between them, and `identity`."""
+    """Hex digest of a network's weights, its layers and their settings, the code between them, and `identity`."""
     import torch
 
     code = [part.code for part in network.modules() if isinstance(part, torch.fx.GraphModule)]
-    digest = hashlib.blake2b("\n".join([identity, repr(network), *code]).encode(), digest_size=16)
+    # Not all settings are in what layers print of themselves: `align_corners` of nn.Upsample is not.
+    settings = [
+        f"{name} {key} {value!r}"
+        for name, part in network.named_modules()
+        if not isinstance(part, torch.fx.GraphModule)
+        for key, value in sorted(vars(part).items())
+        if key != "training" and _plain(value)
+    ]
+    digest = hashlib.blake2b("\n".join([identity, repr(network), *code, *settings]).encode(), digest_size=16)
     for name, tensor in itertools.chain(network.named_parameters(), network.named_buffers()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _plain(value: object) -> bool:
+    """Whether a value's text tells all of it, in every process."""
+    if isinstance(value, tuple | list):
+        return all(map(_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _read(path: Path) -> bytes:

@@ -106,12 +106,11 @@ FAMILIES = (
     ),
     Family(
         "compact",
-        "searched by benchmarks/compact_networks.py",
-        r"compact_(?P<shape>deep_96|wide_96|wide_500)",
+        "found by a search, docs/compression.md",
+        "compact_(?P<shape>wide|deep)",
         {
-            "compact_deep_96": ("residual, then inverted blocks: an int8 file of 96 KB", None, None),
-            "compact_wide_96": ("few and wide depthwise blocks: an int8 file of 96 KB", None, None),
-            "compact_wide_500": ("few and wide depthwise blocks: an int8 file of 500 KB", None, None),
+            "compact_wide": ("few, wide depthwise blocks: 101 KB as int8 with ten classes", None, None),
+            "compact_deep": ("narrow residual, then depthwise blocks: 91 KB likewise", None, None),
         },
     ),
     Family(

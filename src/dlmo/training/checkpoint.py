@@ -19,6 +19,8 @@ def save(path: Path, tensors: dict[str, torch.Tensor], facts: dict) -> None:
         save_file(_each_its_own(contiguous), temporary, {"dlmo": json.dumps(facts)})
     except SafetensorError as error:  # what the system refused, such as a full disk, comes as this too
         raise OSError(f"cannot write {temporary}: {error}") from None
+    with open(temporary, "rb+") as file:  # else a power loss may leave an empty file under the good name
+        os.fsync(file.fileno())
     os.replace(temporary, path)
 
 

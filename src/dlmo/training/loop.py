@@ -58,7 +58,7 @@ def train(
 
     class_weights: weight of each class in the loss, float, classes.
     checkpoint_path: where to save the state now and then, and to resume from if it exists.
-    progress: called with the share done, 0 to 1.
+    progress: called with the share of the work that is done, 0 to 1.
     The same arguments give the same network, resumed or not (on a GPU but for rounding, whose order is not fixed
     there); the epoch to keep is always the last.
     """
@@ -82,7 +82,8 @@ def train(
     if checkpoint_path is not None and checkpoint_path.exists():
         curve = _resume(checkpoint_path, network, extra, optimizers)
         first = len(curve)
-        technique.resume(network, first * steps_per_epoch)
+        if curve:
+            technique.resume(network, first * steps_per_epoch)
     batch_size = min(schedule.batch_size, len(labels))
     # What a step reads and writes stays where it is, so that a GPU can replay it.
     chosen = torch.zeros(batch_size, dtype=torch.long, device=device.name)
@@ -141,7 +142,7 @@ def train(
             replay.run(functools.partial(train_on_chosen, scale, view), kind=scale)
             technique.after_step(network, number + 1)
             if progress is not None:
-                progress((number + 1) / total)
+                progress(schedule.work_done(number + 1, total))
         seen = steps_per_epoch * batch_size
         judged = validation if epoch == schedule.epochs - 1 else part
         curve.append(
@@ -212,7 +213,14 @@ def _save(
 
 
 def _resume(path: Path, network: nn.Module, extra: nn.Module, optimizers: list[torch.optim.Optimizer]) -> list[Epoch]:
-    tensors, record = checkpoint.load(path)
+    """The curve up to a checkpoint, whose state is taken; nothing where the file is damaged, which is thrown away."""
+    from safetensors import SafetensorError
+
+    try:
+        tensors, record = checkpoint.load(path)
+    except (SafetensorError, ValueError):
+        path.unlink()
+        return []
     for prefix, module in (("network.", network), ("extra.", extra)):
         module.load_state_dict(
             {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

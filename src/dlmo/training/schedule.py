@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 
 # What a progressive training costs against one at full image size.
 PROGRESSIVE_COST = 0.55
+# Of progressive training: until which share of the steps images have which side, as a share of the full one.
+_SIDES = ((0.4, 0.5), (0.8, 0.75), (1.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -72,4 +74,16 @@ class Schedule:
         statistics settle. See PROGRESSIVE_COST.
         """
         done = step / total
-        return 1.0 if not self.progressive or done >= 0.8 else 0.75 if done >= 0.4 else 0.5
+        return next(side for until, side in _SIDES if done < until) if self.progressive and done < 1 else 1.0
+
+    def work_done(self, step: int, total: int) -> float:
+        """Share of the work of `total` steps that the first `step` take, 0 to 1, by the pixels of their images."""
+        done = step / total
+        if not self.progressive:
+            return done
+        before = seen = every = 0.0
+        for until, side in _SIDES:
+            every += (until - before) * side**2
+            seen += (min(done, until) - min(done, before)) * side**2
+            before = until
+        return seen / every
