@@ -58,7 +58,8 @@ if TYPE_CHECKING:
 # Beyond it, the seeds of epochs leave torch's range.
 _LARGEST_SEED = 2**31 - 1
 # A search ends when this share of the time is gone, less what measuring all files at its end takes. Where validation
-# images are few, much of the rest goes into looking again at what it found, until the last share is gone.
+# images are few, much of the rest goes into looking again at what it found, until the last share is gone; there the
+# setups before the search are planned into its share too.
 _SEARCHED_SHARE, _SEARCHED_SHARE_OF_FEW, _CONFIRMED_SHARE = 0.95, 0.55, 0.97
 _MEASURED_FILES, _SECONDS_TO_MEASURE = 15, 2.0
 # Its first trainings take this share of a full schedule.
