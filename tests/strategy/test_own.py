@@ -200,9 +200,9 @@ def test_the_normalized_file_is_one_delegated_part_in_float_and_int8(weights, di
 
 
 def test_compress_to_int8_and_through_everything(weights, digits, tmp_path, shared_store):
-    """The two recipes that the tool promises for any network; both start from the same weights."""
+    """The recipes that the tool promises for any network; all start from the same weights."""
     found = {}
-    for recipe in ("int8", "prune_channels(0.5) > qat > int8"):
+    for recipe in ("int8", "prune_channels(0.5) > qat > int8", "prune_blocks(1) > qat > int8"):
         options = Options(epochs=3, out=tmp_path / "out", store=shared_store)
         run = compress(
             weights, "digits", recipe=recipe, network=f"{CODE}:small", mean="0.3", std="0.4", options=options
@@ -219,6 +219,7 @@ def test_compress_to_int8_and_through_everything(weights, digits, tmp_path, shar
         found[recipe] = compressed
     assert found["prune_channels(0.5) > qat > int8"].size_bytes < 0.6 * found["int8"].size_bytes
     assert found["prune_channels(0.5) > qat > int8"].macs < 0.35 * found["int8"].macs
+    assert found["prune_blocks(1) > qat > int8"].macs < 0.8 * found["int8"].macs
 
 
 def test_study_and_optimize_start_from_the_model(weights, shared_store):

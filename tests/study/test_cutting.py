@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dlmo.errors import UserError
+from dlmo.networks.counting import count_module
 from dlmo.strategy import legality
 from dlmo.strategy.plan import schedules
 from dlmo.study import cutting
@@ -103,6 +104,29 @@ def test_what_the_network_cannot_be_cut_to_is_refused_before_training(few):
         check_cutting(few, parse(fine))
     with pytest.raises(UserError, match="cuts nothing of resnet8@0.25: widths stay multiples of round_to=8"):
         check_cutting(few, parse("resnet8@0.25 > prune_channels(0.125, scope=layer)"))
+
+
+def test_blocks_that_cannot_be_left_out_are_refused_before_training(few):
+    with pytest.raises(UserError, match=r"macs=0\.01 is out of reach: without any of its 1 residual blocks"):
+        check_cutting(few, parse(f"{NETWORK} > prune_blocks(macs=0.01)"))
+    with pytest.raises(UserError, match="no residual block that could be left out"):
+        check_cutting(few, parse("vgg@0.25 > prune_blocks"))
+    with pytest.raises(UserError, match=r'"prune_blocks\(0.25\)" leaves out no block of resnet8@0.5; give a larger'):
+        check_cutting(few, parse(f"{NETWORK} > prune_blocks(0.25)"))
+
+
+def test_what_follows_works_on_the_blocks_that_are_left(few):
+    """Through the store: each stage builds the network of the one before."""
+    network = "resnet14@0.25"
+    artifact = made(few, "prune_channels(0.4, epochs=1) > prune_blocks(0.6, epochs=2) > prune(0.5) > int8", network)
+    whole = count_module(build_network(few, network), few.dataset.input_shape)
+    smaller = load_network(few, artifact.trained)
+    assert count_module(smaller, few.dataset.input_shape).macs < 0.6 * whole.macs
+    assert len(artifact.trained.left_out) == round(0.6 * 4) and artifact.trained.shapes
+    gone = tuple(f"{name}." for name in artifact.trained.left_out)
+    assert not any(name.startswith(gone) for name in smaller.state_dict())
+    teacher = artifact.trained.folder / "weights.safetensors"
+    make_artifact(few, parse(f"{NETWORK} > kd({teacher}, loss=attention) > float32"), PLAN, 0)
 
 
 def test_latency_is_this_machines(few):

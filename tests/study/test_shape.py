@@ -19,6 +19,8 @@ RECIPES = (
     "prune > float32",
     "prune > dynamic_int8",
     "prune_channels(0.5, scope=layer) > int8",
+    "prune_blocks(1) > prune > int8",
+    "prune_channels(0.5, scope=layer) > prune_blocks(1) > qat > int8",
     "kd(teacher=resnet8) > prune_channels(0.25, scope=layer) > qat > int8",
 )
 

@@ -18,17 +18,12 @@ from dlmo.techniques.channel_pruning import (
     Limit,
     Target,
     cut,
-    epochs_of_rounds,
     file_layers,
     shapes_of,
     total_cost,
-    train_in_rounds,
     with_shapes,
 )
 from dlmo.techniques.fake_quantization import fold_batch_norm
-from dlmo.training.device import best_device
-from dlmo.training.loop import Training, train
-from dlmo.training.schedule import Augmentation, Schedule
 
 SHAPE = (16, 16, 3)
 HALF = Target(0.5, None, "magnitude", "global", 8)
@@ -196,62 +191,6 @@ def test_the_file_runs_in_one_part(name, images):
     with torch.inference_mode():
         wanted = smaller(torch.from_numpy((images.images[:4].astype(np.float32) - 128) / 128).permute(0, 3, 1, 2))
     assert np.allclose(runner.run(runner.prepare(images.images[:4])), wanted.numpy(), atol=1e-3)
-
-
-def test_epochs_of_rounds():
-    assert epochs_of_rounds(20, 3) == [3, 3, 14]
-    assert epochs_of_rounds(4, 3) == [1, 1, 2]
-    assert epochs_of_rounds(2, 3) == [1, 1]
-    assert epochs_of_rounds(1, 1) == [1]
-
-
-class Killed(Exception):
-    pass
-
-
-def test_a_killed_run_ends_with_the_same_network(images, tmp_path):
-    schedule = Schedule(3, 32, 0.05, 0.1)
-
-    def run(folder, die_in_training: int | None = None):
-        trainings = []
-
-        def fit(module, schedule, state, progress):
-            trainings.append(state)
-            if len(trainings) == die_in_training:
-                raise Killed
-            return train(
-                module, images, images, schedule, Augmentation(True, 1, 0, 0.0), best_device(), 0,
-                checkpoint_path=state, progress=progress,
-            )  # fmt: skip
-
-        folder.mkdir(exist_ok=True)
-        shares = []
-        module = network("resnet8@0.5")
-        module.register_buffer("mean", torch.zeros(3))  # as a user's own network may hold
-        done = train_in_rounds(module, HALF, 3, images, schedule, folder, fit, shares.append)
-        assert shares == sorted(shares) and shares[-1] == 1
-        return done
-
-    plain = run(tmp_path / "plain")
-    with pytest.raises(Killed):
-        run(tmp_path / "killed", die_in_training=3)
-    resumed = run(tmp_path / "killed")
-    assert [epoch.epoch for epoch in plain.curve] == [1, 2, 3]
-    state = resumed.network.state_dict()
-    assert all(torch.equal(tensor, state[name]) for name, tensor in plain.network.state_dict().items())
-
-
-def test_a_part_of_an_epoch_stays_one(images, tmp_path):
-    asked = []
-
-    def fit(module, schedule, state, progress):
-        asked.append(schedule.passes)
-        return Training(module, ())
-
-    train_in_rounds(
-        network("resnet8@0.5"), HALF, 3, images, Schedule(1, 32, 0.05, 0.1).lasting(0.5), tmp_path, fit, print
-    )
-    assert asked == [0.5]
 
 
 class CountsItself(nn.Module):

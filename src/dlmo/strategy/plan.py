@@ -14,7 +14,7 @@ import numpy as np
 from dlmo.atomic import write_atomically
 from dlmo.data.dataset import Dataset
 from dlmo.errors import PASSING, UserError
-from dlmo.study.recipe import Float32, Kd, Prune, PruneChannels, Qat, Recipe, Step
+from dlmo.study.recipe import Float32, Kd, Prune, PruneBlocks, PruneChannels, Qat, Recipe, Step
 from dlmo.study.stages import Expected, trainings_of
 from dlmo.study.store import key_of
 from dlmo.study.workspace import NetworkPlan, Workspace
@@ -335,6 +335,7 @@ def _schedule_in_words(plan: NetworkPlan, steps: Sequence[Step]) -> str:
     for kind, words in (
         (Prune, "while pruning"),
         (PruneChannels, "while cutting channels"),
+        (PruneBlocks, "while leaving out blocks"),
         (Qat, "quantization-aware"),
     ):
         schedules = [plan.schedule_of(step) for step in steps if isinstance(step, kind)]

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from dlmo.study.recipe import Kd, Precision, PruneChannels, Qat, Step
+from dlmo.study.recipe import Kd, Precision, PruneBlocks, PruneChannels, Qat, Step
 from dlmo.study.store import key_of
 from dlmo.study.teaching import TeacherFile
 from dlmo.study.workspace import NetworkPlan, Workspace
@@ -15,6 +15,7 @@ VERSIONS = {
     "import": 1,
     "technique": 3,
     "cut": 3,
+    "blocks": 1,
     "qat": 2,
     "qat of own networks": 3,
     "float": 3,
@@ -63,6 +64,8 @@ def technique_key(
         from dlmo.study.cutting import key_inputs
 
         inputs |= key_inputs(workspace, step, network, precision) | {"cut": VERSIONS["cut"]}
+    if isinstance(step, PruneBlocks):
+        inputs["blocks"] = VERSIONS["blocks"]
     if isinstance(step, Qat):
         inputs["qat"] = VERSIONS["qat of own networks" if workspace.is_own(network) else "qat"]
     taught = step.parent_teaches

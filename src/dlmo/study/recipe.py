@@ -223,6 +223,27 @@ class PruneChannels(Step):
         return (self.macs, self.size, self.latency) != (None, None, None)
 
 
+class PruneBlocks(Step):
+    """See techniques.block_pruning.
+
+    ratio: share of the residual blocks left out, the same in every stage of the network. macs: in its place, the share
+    of the MACs kept. teacher: `parent`, the network before, or `none`; a recipe's `kd` takes its place.
+    """
+
+    name, code, summary = "prune_blocks", "BLP", "leaves out whole residual blocks: a network of fewer layers"
+    ratio: float = Field(0.5, gt=0, le=1, json_schema_extra={"search": [0.25, 0.75]})
+    macs: float | None = Field(None, gt=0, lt=1, json_schema_extra={"search": [0.2, 0.8]})
+    rounds: int = Field(3, ge=1, le=100, json_schema_extra={"search": [1, 5]})
+    teacher: Literal["parent", "none"] = "parent"
+    epochs: int | None = Field(None, ge=1, le=10_000)
+
+    @model_validator(mode="after")
+    def _one_target(self) -> "PruneBlocks":
+        if {"ratio", "macs"} <= self.model_fields_set:
+            raise ValueError("give ratio or macs, not both")
+        return self
+
+
 class Qat(Step):
     name, code, summary = "qat", "QAT", "quantization-aware training"
     epochs: int | None = Field(None, ge=1, le=10_000)
@@ -270,7 +291,7 @@ class Mixed(Precision):
         return self
 
 
-_KINDS = (Kd, Prune, PruneChannels, Qat, Float32, Float16, DynamicInt8, Int8, Mixed)
+_KINDS = (Kd, Prune, PruneChannels, PruneBlocks, Qat, Float32, Float16, DynamicInt8, Int8, Mixed)
 STEPS: dict[str, type[Step]] = {step.name: step for step in _KINDS}
 
 # The study's setups (its Tables 5-12), and PRN with full-integer quantization, which it did not try.
@@ -392,8 +413,11 @@ def _check_order(steps: list[Step]) -> None:
             raise UserError(f'step "{name}" stands twice')
         if shares != sorted(set(shares)):
             raise UserError('"prune" may stand again for a larger share only: zeros stay zeros')
-    if {"prune", "prune_channels"} <= set(names) and names.index("prune") < names.index("prune_channels"):
-        raise UserError('"prune_channels" must come before "prune": training the smaller network would fill its zeros')
+    for name in ("prune_channels", "prune_blocks"):
+        if {"prune", name} <= set(names) and names.index("prune") < names.index(name):
+            raise UserError(f'"{name}" must come before "prune": training the smaller network would fill its zeros')
+    if {"prune_channels", "prune_blocks"} <= set(names) and names.index("prune_blocks") < names.index("prune_channels"):
+        raise UserError('"prune_channels" must come before "prune_blocks": its limits are told by the whole network')
     if {"prune", "mixed"} <= set(names):
         raise UserError('"prune" must end in another precision than "mixed": 4-bit weights cannot be stored sparse')
     if "kd" in names[1:]:

@@ -1,7 +1,8 @@
 """A recipe's file before any training: the same conversion, of the network with its initial weights.
 
 How large a file is and how long it runs hardly depends on what its weights are. What the initial weights cannot tell
-is which layers lose the channels that a ranking over all layers takes, and where the zeros of pruning fall.
+is which layers lose the channels that a ranking over all layers takes, which of a stage's blocks go where they are
+not alike, and where the zeros of pruning fall.
 """
 
 from dataclasses import replace
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlmo.atomic import write_atomically
-from dlmo.study.recipe import Int8, Mixed, Precision, Prune, PruneChannels, Qat, Recipe, Step
+from dlmo.study.recipe import Int8, Mixed, Precision, Prune, PruneBlocks, PruneChannels, Qat, Recipe, Step
 from dlmo.study.store import key_of
 from dlmo.study.workspace import Workspace, build_network
 
@@ -142,6 +143,10 @@ def _shaped(workspace: Workspace, recipe: Recipe, network, step: Step):
         for number in range(1, step.rounds + 1):  # as in training: each round's widths follow from the last one's
             smaller = cut(smaller, network, target, workspace.dataset.train, done=number / step.rounds)
         return smaller
+    if isinstance(step, PruneBlocks):
+        from dlmo.techniques.block_pruning import Depth, leave_out
+
+        return leave_out(network, network, Depth(step.ratio, step.macs), workspace.dataset.train.spread(_SEEN_IMAGES))
     if isinstance(step, Prune):
         from dlmo.techniques.pruning import lamp_masks, prunable_layers
 

@@ -10,6 +10,7 @@ import numpy as np
 from dlmo.data.dataset import Dataset
 from dlmo.errors import UserError
 from dlmo.study.recipe import Kd
+from dlmo.study.workspace import smaller_form
 from dlmo.techniques.distillation.settings import LOSSES
 
 # A foreign teacher's normalization is found on so many validation images.
@@ -178,11 +179,7 @@ class TeacherFile:
                     f"kd: the teacher {self.path} was trained for other data: {name.replace('_', ' ')} "
                     f"{_short(record.get(name))}, not {_short(wanted)}"
                 )
-        network = build(record["network"])
-        if record.get("shapes"):
-            from dlmo.techniques.channel_pruning import with_shapes
-
-            network = with_shapes(network, record["shapes"])
+        network = smaller_form(build(record["network"]), record.get("shapes", {}), record.get("left_out", ()))
         try:
             network.load_state_dict(tensors)
         except RuntimeError:

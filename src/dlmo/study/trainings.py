@@ -2,13 +2,14 @@
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from dlmo.atomic import write_atomically
 from dlmo.errors import UserError
 from dlmo.progress import Update
 from dlmo.study.keys import VERSIONS, import_key, teacher_file_key, teacher_training, technique_key, train_key
-from dlmo.study.recipe import Float32, Kd, Precision, Prune, PruneChannels, Qat, Recipe, Step
+from dlmo.study.recipe import Float32, Kd, Precision, Prune, PruneBlocks, PruneChannels, Qat, Recipe, Step
 from dlmo.study.store import Store, key_of
 from dlmo.study.teaching import TeacherFile
 from dlmo.study.workspace import (
@@ -26,7 +27,7 @@ from dlmo.training.curve import Epoch
 from dlmo.training.schedule import Schedule
 
 _FLOAT32 = Float32()
-# Images that show whether an untrained network can be cut; only criteria that look at gradients use them.
+# Images that show whether an untrained network can be made smaller; what they say of its weights decides nothing.
 _CHECKED_IMAGES = 64
 
 # The state of an unfinished training, in its stage's folder.
@@ -133,6 +134,13 @@ def check_cutting(workspace: Workspace, recipe: Recipe) -> None:
     """Refuse, before any training, a limit that the recipe's network cannot be cut to, and a share that rounding
     undoes. Of a ranking over all layers only training tells the widths."""
     for step in recipe.further_trainings:
+        if isinstance(step, PruneBlocks):
+            from dlmo.techniques.block_pruning import Depth, leave_out, left_out_of
+
+            network, images = build_network(workspace, recipe.network).eval(), workspace.dataset.train
+            smaller = leave_out(network, network, Depth(step.ratio, step.macs), images.spread(_CHECKED_IMAGES))
+            if not left_out_of(smaller, network, workspace.dataset.input_shape):
+                raise UserError(f'"{step}" leaves out no block of {recipe.network}; give a larger share')
         if isinstance(step, PruneChannels) and (step.limited or step.scope == "layer"):
             from dlmo.study.cutting import target_of
             from dlmo.techniques.channel_pruning import cut, shapes_of
@@ -197,8 +205,8 @@ def _train_into(
         )
 
     with workspace.progress.stage(title, plan.seconds_of(step, kd)) as update:
-        if isinstance(step, PruneChannels):
-            training = _cut_channels(folder, workspace, name, network, step, schedule, precision, fit, update)
+        if isinstance(step, PruneChannels | PruneBlocks):
+            training = _in_rounds(folder, workspace, name, network, step, schedule, precision, fit, update)
         else:
             training = fit(network, schedule, state, update)
     before = parent or teacher  # a parent's seconds hold its teacher's
@@ -209,12 +217,17 @@ def _train_into(
         "epochs": round(schedule.passes + (parent.epochs if parent else 0), 3),
         "seconds": sum(epoch.seconds for epoch in training.curve) + (before.seconds if before else 0.0),
         "shapes": parent.shapes if parent else {},
+        "left_out": parent.left_out if parent else [],
         "devices": list(dict.fromkeys([*(parent.devices if parent else ()), *used])),
     }
     if isinstance(step, PruneChannels):
         from dlmo.techniques.channel_pruning import shapes_of
 
         record["shapes"] = shapes_of(training.network, network)
+    if isinstance(step, PruneBlocks):
+        from dlmo.techniques.block_pruning import left_out_of
+
+        record["left_out"] = left_out_of(training.network, network, workspace.dataset.input_shape)
     if kd is not None and kd.scheme == "online" and step is None:
         peer = folder / "teacher"
         peer.mkdir(exist_ok=True)
@@ -250,22 +263,35 @@ def _technique(step: Step | None, parent: Trained | None):
     return Chain(technique, KeepZeros()) if parent and parent.sparsity else technique
 
 
-def _cut_channels(
+def _in_rounds(
     folder: Path,
     workspace: Workspace,
     name: str,
     network,
-    step: PruneChannels,
+    step: PruneChannels | PruneBlocks,
     schedule: Schedule,
     precision: Precision,
     fit,
     update: Update,
 ):
-    from dlmo.study.cutting import target_of
-    from dlmo.techniques.channel_pruning import train_in_rounds
+    """Train while channels or blocks go."""
+    from dlmo.techniques.rounds import train_in_rounds
 
-    target = target_of(workspace, step, name, network, precision)
-    return train_in_rounds(network, target, step.rounds, workspace.dataset.train, schedule, folder, fit, update)
+    images = workspace.dataset.train
+    if isinstance(step, PruneChannels):
+        from dlmo.study.cutting import target_of
+        from dlmo.techniques import channel_pruning
+
+        target = target_of(workspace, step, name, network, precision)
+        smaller = partial(channel_pruning.cut, original=network, target=target, images=images)
+        restore = partial(channel_pruning.restored, original=network)
+    else:
+        from dlmo.techniques import block_pruning
+
+        depth = block_pruning.Depth(step.ratio, step.macs)
+        smaller = partial(block_pruning.leave_out, original=network, depth=depth, images=images)
+        restore = partial(block_pruning.restored, original=network, input_shape=workspace.dataset.input_shape)
+    return train_in_rounds(network, smaller, restore, step.rounds, schedule, folder, fit, update)
 
 
 def _write_network(folder: Path, workspace: Workspace, network, record: dict) -> None:

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from dlmo.networks.own import OwnNetwork
 from dlmo.networks.registry import parse
 from dlmo.networks.stems import choose
 from dlmo.progress import Progress
-from dlmo.study.recipe import Kd, Prune, PruneChannels, Qat, Step
+from dlmo.study.recipe import Kd, Prune, PruneBlocks, PruneChannels, Qat, Step
 from dlmo.study.results import Repair
 from dlmo.study.store import Store
 from dlmo.training.curve import Epoch
@@ -26,7 +26,7 @@ _GOLDEN_IMAGES = 32
 
 @dataclass(frozen=True)
 class NetworkPlan:
-    """How one network is trained: from scratch, while it is pruned, quantization-aware, and while channels are cut.
+    """How one network is trained: from scratch, while it is pruned, quantization-aware, while channels or blocks go.
 
     teacher_trains: schedules from scratch of teachers that have their own; others are trained as the network is.
     epoch_seconds, qat_epoch_seconds: what an epoch at full image size should take, for the time left that is shown;
@@ -46,7 +46,7 @@ class NetworkPlan:
         """The schedule of a step; None is training from scratch."""
         if step is None:
             return self.train
-        schedule = {Prune: self.prune, PruneChannels: self.cut, Qat: self.qat}[type(step)]
+        schedule = {Prune: self.prune, PruneChannels: self.cut, PruneBlocks: self.cut, Qat: self.qat}[type(step)]
         return schedule if step.epochs is None else schedule.lasting(step.epochs)
 
     def seconds_of(self, step: Step | None, kd: Kd | None = None) -> float:
@@ -110,8 +110,8 @@ class Trained:
     """A finished training stage.
 
     epochs and seconds count the whole way from scratch to here. shapes: of the parameters and buffers that
-    channel pruning made smaller, by name. devices: what it was trained on, in words; empty where nothing was, and
-    in stores of earlier versions.
+    channel pruning made smaller, by name. left_out: names of the blocks that block pruning left out. devices: what it
+    was trained on, in words; empty where nothing was, and in stores of earlier versions.
     """
 
     key: str
@@ -122,6 +122,7 @@ class Trained:
     epochs: float
     seconds: float
     shapes: dict[str, list[int]] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
     devices: list[str] = field(default_factory=list)
 
     def curve(self) -> tuple[Epoch, ...]:
@@ -165,16 +166,25 @@ def build_network(workspace: Workspace, network: str):
     return networks.build(network, classes=len(dataset.classes), input_shape=dataset.input_shape, stem=workspace.stem)
 
 
+def smaller_form(network, shapes: Mapping[str, list[int]], left_out: Sequence[str]):
+    """The network as pruning of channels and blocks left it, but for the values of its weights."""
+    if shapes:
+        from dlmo.techniques.channel_pruning import with_shapes
+
+        network = with_shapes(network, shapes)
+    if left_out:
+        from dlmo.techniques.block_pruning import without
+
+        network = without(network, left_out)
+    return network
+
+
 def load_network(workspace: Workspace, trained: Trained):
     """The trained torch network, in evaluation mode."""
     from dlmo.techniques.fake_quantization import insert_fake_quantization
     from dlmo.training import checkpoint
 
-    network = build_network(workspace, trained.network)
-    if trained.shapes:
-        from dlmo.techniques.channel_pruning import with_shapes
-
-        network = with_shapes(network, trained.shapes)
+    network = smaller_form(build_network(workspace, trained.network), trained.shapes, trained.left_out)
     if trained.fake_quantized:
         network = insert_fake_quantization(network)
     checkpoint.load_weights(trained.folder / "weights.safetensors", network)

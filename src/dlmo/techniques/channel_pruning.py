@@ -9,7 +9,7 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -24,8 +24,7 @@ from dlmo.networks.shapes import LayerShape
 from dlmo.techniques.fake_quantization import fold_batch_norm
 from dlmo.training import checkpoint
 from dlmo.training.device import Device, memory_format
-from dlmo.training.loop import Training, to_network_input
-from dlmo.training.schedule import Schedule
+from dlmo.training.loop import to_network_input
 
 # What a channel is ranked by; the names of Torch-Pruning's classes, imported when used.
 CRITERIA = {
@@ -38,8 +37,6 @@ CRITERIA = {
 _LEAST_KEPT = 0.1
 # Narrower layers are left alone; among them is whatever works on single colours.
 _NARROWEST = 4
-# Share of the epochs for each round but the last, whose long training heals what the cuts broke.
-_ROUND_SHARE = 0.15
 _BISECTIONS = 10
 # A group of layers that saves nothing (a flat stretch of a latency table) is cut last.
 _LEAST_SAVED = 1e-9
@@ -76,49 +73,6 @@ class Target:
     criterion: str
     scope: str
     round_to: int
-
-
-def train_in_rounds(
-    network: nn.Module,
-    target: Target,
-    rounds: int,
-    images: Split,
-    schedule: Schedule,
-    folder: Path,
-    train: Callable[[nn.Module, Schedule, Path, Callable[[float], None]], Training],
-    progress: Callable[[float], None],
-) -> Training:
-    """Cut `network` a little in each of `rounds` and train in between; returns the smaller one and the whole curve.
-
-    train(network, schedule, checkpoint path, progress): the training loop, all else bound.
-    folder: what a killed run left there is used: each round's network as it was cut, and its training's checkpoint.
-    """
-    training = Training(network, ())
-    curve = ()
-    epochs = epochs_of_rounds(schedule.epochs, rounds)
-    for number, count in enumerate(epochs, 1):
-        path = folder / f"round-{number}.safetensors"
-        if path.exists():
-            smaller = _restore(path, network)
-        else:
-            smaller = cut(training.network, network, target, images, done=number / len(epochs))
-            checkpoint.save_weights(path, smaller, {})
-        before = len(curve)
-        training = train(
-            smaller,
-            replace(schedule, epochs=count),
-            folder / f"round-{number}-training.safetensors",
-            lambda share, before=before, count=count: progress((before + share * count) / schedule.epochs),
-        )
-        curve += tuple(replace(epoch, epoch=before + epoch.epoch) for epoch in training.curve)
-    return Training(training.network, curve)
-
-
-def epochs_of_rounds(epochs: int, rounds: int) -> list[int]:
-    """Epochs of each round, at least one each; fewer rounds where there are fewer epochs."""
-    rounds = min(rounds, epochs)
-    short = min(max(1, int(_ROUND_SHARE * epochs)), epochs // rounds)
-    return [short] * (rounds - 1) + [epochs - short * (rounds - 1)]
 
 
 def cut(network: nn.Module, original: nn.Module, target: Target, images: Split, done: float = 1.0) -> nn.Module:
@@ -217,7 +171,8 @@ def _is_depthwise(layer: nn.Conv2d) -> bool:
     return 1 < layer.groups == layer.in_channels == layer.out_channels
 
 
-def _restore(path: Path, original: nn.Module) -> nn.Module:
+def restored(path: Path, original: nn.Module) -> nn.Module:
+    """What `cut` made of `original`, from its weights."""
     tensors, _ = checkpoint.load(path)
     whole = original.state_dict()
     changed = {name: list(tensor.shape) for name, tensor in tensors.items() if tensor.shape != whole[name].shape}

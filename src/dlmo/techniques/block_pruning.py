@@ -1,0 +1,242 @@
+"""Block pruning: whole residual blocks are left out, so that the network has fewer layers, each as wide as before.
+
+A residual block adds to its input what its branch computes, so without the branch the network still computes something
+sensible (Veit, Wilber, Belongie: "Residual Networks Behave Like Ensembles of Relatively Shallow Networks", NeurIPS
+2016, section 4). A layer that is gone takes no time at all, while one with half its channels often takes more than half
+of the time. Blocks are found in the graph of the network's code, so that a user's own network needs no change.
+
+How many blocks each stage loses follows from their shapes alone: size and latency are known before any training. Which
+ones is up to the images.
+"""
+
+import copy
+import operator
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+
+from dlmo.data.dataset import Split
+from dlmo.errors import UserError
+from dlmo.techniques.channel_pruning import file_layers
+from dlmo.training import checkpoint
+from dlmo.training.device import Device, memory_format
+from dlmo.training.loop import to_network_input
+
+_SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
+# Applied to their own output they change nothing.
+_IDEMPOTENT = (nn.ReLU, nn.ReLU6)
+_JUDGING_BATCHES, _BATCH_SIZE = 8, 64
+
+
+@dataclass(frozen=True)
+class Depth:
+    """How much goes. ratio: share of the residual blocks left out, 0 to 1. macs: in its place the share of the
+    multiply-accumulates kept at most; None for the ratio."""
+
+    ratio: float
+    macs: float | None
+
+
+@dataclass(frozen=True)
+class Block:
+    """A residual block that can be left out.
+
+    name: of its branch's first convolution or linear layer. layers: all modules of the branch, by name. stage:
+    channels, height and width of the map that it adds to.
+    """
+
+    name: str
+    layers: frozenset[str]
+    stage: tuple[int, ...]
+
+
+def leave_out(
+    network: nn.Module, original: nn.Module, depth: Depth, images: Split, done: float = 1.0
+) -> fx.GraphModule:
+    """A copy of `network`, which is `original` or was made of it, with fewer residual blocks.
+
+    images: the training images. Of a stage the blocks go first without which the loss on some of them grows least.
+    done: how much of the whole way is reached hereafter, 0 to 1. Raises UserError where that is out of reach.
+    """
+    input_shape = images.images.shape[1:]
+    whole = blocks_of(original, input_shape)
+    if not whole:
+        raise UserError(
+            "prune_blocks: this network has no residual block that could be left out (x + branch(x), with a layer in "
+            "the branch and maps of one shape); leave the step out"
+        )
+    macs = {name: shape.macs for name, shape in file_layers(original, input_shape)}
+    now = {name: shape.macs for name, shape in file_layers(network, input_shape)}
+    present = blocks_of(network, input_shape)
+    order = _order(present, Counter(block.stage for block in whole), now, _losses_without(network, present, images))
+    left, count = sum(now.values()), 0
+    if depth.macs is None:
+        count = max(0, round(depth.ratio * len(whole) * done) - (len(whole) - len(present)))
+    else:
+        most = sum(macs.values()) * (1 - (1 - depth.macs) * done)
+        while left > most:
+            if count == len(order):
+                raise UserError(
+                    f"prune_blocks: macs={depth.macs:.6g} is out of reach: without any of its {len(whole)} residual "
+                    f"blocks this network has {left / sum(macs.values()):.3g} of its multiply-accumulates; allow more, "
+                    "or cut channels too"
+                )
+            left -= _cost(order[count], now)
+            count += 1
+    return without(network, [block.name for block in order[:count]])
+
+
+def blocks_of(network: nn.Module, input_shape: tuple[int, int, int]) -> list[Block]:
+    """The innermost residual blocks in the order they run. input_shape: height, width, channels."""
+    return [block for block, _, _ in _found(_graph(network), input_shape)]
+
+
+def left_out_of(network: nn.Module, original: nn.Module, input_shape: tuple[int, int, int]) -> list[str]:
+    """Names of the blocks that `original` has and `network`, made of it, has not."""
+    kept = {block.name for block in blocks_of(network, input_shape)}
+    return [block.name for block in blocks_of(original, input_shape) if block.name not in kept]
+
+
+def without(network: nn.Module, names: Iterable[str]) -> fx.GraphModule:
+    """A copy without these blocks, in evaluation mode; names of the other parameters stay."""
+    graph = _graph(network)
+    modules = dict(graph.named_modules())
+    sums = {block.name: (total, position) for block, total, position in _found(graph)}
+    for name in names:
+        total, position = sums[name]
+        total.replace_all_uses_with(total.args[position])
+        graph.graph.eliminate_dead_code()
+    for node in list(graph.graph.nodes):
+        before = node.args[0] if node.op == "call_module" and node.args else None
+        kind = type(modules.get(node.target)) if before is not None else None
+        if kind in _IDEMPOTENT and before.op == "call_module" and type(modules.get(before.target)) is kind:
+            node.replace_all_uses_with(before)
+            graph.graph.erase_node(node)
+    graph.graph.lint()
+    graph.delete_all_unused_submodules()
+    graph.recompile()
+    return graph
+
+
+def restored(path: Path, original: nn.Module, input_shape: tuple[int, int, int]) -> fx.GraphModule:
+    """What `leave_out` made of `original`, from its weights."""
+    tensors, _ = checkpoint.load(path)
+    gone = [
+        block.name
+        for block in blocks_of(original, input_shape)
+        if not any(name.startswith(f"{block.name}.") for name in tensors)
+    ]
+    network = without(original, gone)
+    network.load_state_dict(tensors)
+    return network
+
+
+def _graph(network: nn.Module) -> fx.GraphModule:
+    """The network's code as a graph of its own, in which what passes its input on is no step."""
+    graph = fx.symbolic_trace(copy.deepcopy(network).eval())
+    modules = dict(graph.named_modules())
+    for node in list(graph.graph.nodes):
+        if node.op == "call_module" and isinstance(modules[node.target], nn.Identity):
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+    graph.recompile()
+    return graph
+
+
+def _found(graph: fx.GraphModule, input_shape: tuple[int, int, int] | None = None) -> list[tuple[Block, fx.Node, int]]:
+    """Each innermost block with its sum, and which of the two terms is what the branch starts from.
+
+    Without an input shape blocks have no stage.
+    """
+    modules = dict(graph.named_modules())
+    if input_shape is not None:
+        height, width, channels = input_shape
+        ShapeProp(graph).propagate(torch.zeros(1, channels, height, width))
+    found: list[tuple[Block, fx.Node, int]] = []
+    sums_inside: set[fx.Node] = set()
+    for node in graph.graph.nodes:
+        if node.op not in ("call_function", "call_method") or node.target not in _SUMS or node.kwargs:
+            continue
+        if len(node.args) != 2 or not all(isinstance(term, fx.Node) for term in node.args):
+            continue
+        for position in (0, 1):
+            source, end = node.args[position], node.args[1 - position]
+            branch = _branch(source, end, node)
+            called = [one.target for one in branch if one.op == "call_module"]
+            layers = [name for name in called if isinstance(modules[name], nn.Conv2d | nn.Linear)]
+            if not layers or any(one in sums_inside for one in branch):
+                continue
+            stage = ()
+            if input_shape is not None:
+                stage = tuple(source.meta["tensor_meta"].shape[1:])
+                if stage != tuple(node.meta["tensor_meta"].shape[1:]):
+                    continue
+            sums_inside.add(node)
+            found.append((Block(layers[0], frozenset(called), stage), node, position))
+            break
+    return found
+
+
+def _branch(source: fx.Node, end: fx.Node, total: fx.Node) -> list[fx.Node]:
+    """What computes `end` from `source` alone and is used by `total` alone, in order; empty where that is not so."""
+    inside: set[fx.Node] = set()
+    waiting = [end]
+    while waiting:
+        node = waiting.pop()
+        if node is source or node in inside:
+            continue
+        if node.op == "placeholder":
+            return []
+        inside.add(node)
+        waiting += node.all_input_nodes
+    if any(user is not total and user not in inside for node in inside for user in node.users):
+        return []
+    return [node for node in total.graph.nodes if node in inside]
+
+
+def _order(
+    present: Sequence[Block], before: Counter[tuple[int, ...]], macs: dict[str, int], losses: dict[str, float]
+) -> list[Block]:
+    """The blocks in the order they go: next is one of the stage that has kept most of its blocks, of several such
+    stages where a block costs most; within a stage the one that is missed least."""
+    waiting: dict[tuple[int, ...], list[Block]] = {}
+    for block in sorted(present, key=lambda block: losses[block.name]):
+        waiting.setdefault(block.stage, []).append(block)
+    order = []
+    while any(waiting.values()):
+        stage = max(
+            (stage for stage, blocks in waiting.items() if blocks),
+            key=lambda stage: (len(waiting[stage]) / before[stage], _cost(waiting[stage][0], macs), stage),
+        )
+        order.append(waiting[stage].pop(0))
+    return order
+
+
+def _cost(block: Block, macs: dict[str, int]) -> int:
+    """Multiply-accumulates."""
+    return sum(macs.get(name, 0) for name in block.layers)
+
+
+def _losses_without(network: nn.Module, blocks: Sequence[Block], images: Split) -> dict[str, float]:
+    """The loss on some training images without each of the blocks, by its name."""
+    part = images.spread(_JUDGING_BATCHES * _BATCH_SIZE)  # they may be sorted by class
+    labels = torch.from_numpy(part.labels).long()
+    found = {}
+    for block in blocks:
+        judged = without(network, [block.name])
+        layout = memory_format(judged, Device("cpu", None))
+        judged = judged.to(memory_format=layout)
+        total = 0.0
+        with torch.inference_mode():
+            for start in range(0, len(part), _BATCH_SIZE):
+                batch = slice(start, start + _BATCH_SIZE)
+                inputs = to_network_input(torch.from_numpy(part.images[batch])).clone(memory_format=layout)
+                total += float(F.cross_entropy(judged(inputs), labels[batch], reduction="sum"))
+        found[block.name] = total / len(part)
+    return found
