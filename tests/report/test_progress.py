@@ -93,6 +93,19 @@ def test_bars_on_a_terminal(monkeypatch):
         assert part in text
 
 
+def test_the_first_steps_tell_no_pace():
+    stage = Stage("train", 1000, 0)
+    stage.tell(0.0001, 60)  # a teacher answered first
+    assert stage.left(60) == pytest.approx(1000, rel=0.01)
+    stage.tell(0.001, 61)
+    assert stage.left(61) == pytest.approx(1000, rel=0.01)
+    stage.tell(0.0501, 160)
+    assert stage.left(160) == pytest.approx(0.95 * 100 / 0.05, rel=0.01)
+    unknown = Stage("train", None, 0)
+    unknown.tell(0.001, 1)
+    assert unknown.left(1) == pytest.approx(999)
+
+
 def test_forecast_learns_from_finished_stages():
     forecast = Forecast(expected=100, started=0)
     first, second = Stage("a", 40, 0), Stage("b", 40, 80)

@@ -18,6 +18,7 @@ from dlmo.study.recipe import parse
 from dlmo.study.store import Store
 
 REAL_PROMOTE = searching._Searcher._promote
+REAL_FORMATS = searching._Searcher._look_at_formats
 SPACE = Space(("resnet8", "resnet14"), (0.25, 0.5), ("small",), True, ("int8",))
 
 
@@ -44,6 +45,7 @@ def trained(monkeypatch):
 
     monkeypatch.setattr(searching._Searcher, "_trained", figures)
     monkeypatch.setattr(searching._Searcher, "_promote", promoted)
+    monkeypatch.setattr(searching._Searcher, "_look_at_formats", lambda self, recipe: None)
     monkeypatch.setattr(searching, "check_cutting", lambda workspace, recipe: None)  # widths are figures here too
     monkeypatch.setattr(searching, "_MOST_REPEATS", 3)
     return asked
@@ -103,6 +105,26 @@ def test_the_front_of_what_was_trained_long_comes_through(fresh, trained):
     assert any(trial.recipe in final for trial in long if trial.validation_accuracy == best)
     chosen = next(parse(trial.recipe) for trial in long if "prune_channels" in trial.recipe and trial.recipe in final)
     assert f"{chosen.network} > float32" in final, "the recipes that lead to it come along"
+
+
+def test_formats_that_need_no_training_are_looked_at(fresh, trained, monkeypatch):
+    monkeypatch.setattr(searching._Searcher, "_look_at_formats", REAL_FORMATS)
+    monkeypatch.setattr(searching._Searcher, "_promote", REAL_PROMOTE)
+    monkeypatch.setattr(searching._Searcher, "_make_rungs", lambda self, recipe: None)
+    space = replace(SPACE, forms=("qat > int8", "prune > int8", "int8", "float16"))
+    found = search(fresh, space, terms(fresh))
+    long = {str(recipe) for recipe, epochs in trained if epochs == 4}
+    promoted = [recipe for recipe, epochs in trained if epochs == 1 and recipe in long]
+    for recipe in map(parse, promoted):
+        before = [step for step in recipe.steps[:-1] if step.name != "qat"]
+        others = {" > ".join([recipe.network, *map(str, before), form]) for form in ("int8", "float16")}
+        assert others <= long
+    assert not any("dynamic_int8" in recipe for recipe in long), "not among the forms"
+    assert not any("qat" in recipe and recipe not in promoted for recipe in long)
+    assert set(recipes_of(found)) >= long
+    count = len(trained)
+    search(fresh, space, terms(fresh))
+    assert len(trained) == count, "each once"
 
 
 def test_the_same_seed_tries_the_same(fresh, trained, tmp_path):

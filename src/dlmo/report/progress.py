@@ -18,6 +18,8 @@ from dlmo.report.wording import duration
 
 Update = Callable[[float], None]
 PLAIN_INTERVAL = 30.0  # seconds between progress lines where there is no terminal
+# A pace over less than this share says little: the first steps wait for memory, kernels and a teacher's answers.
+_LEAST_TOLD = 0.02
 
 
 @dataclass
@@ -45,6 +47,8 @@ class Stage:
     def left(self, now: float) -> float | None:
         """Seconds left by the pace so far, else by what was expected; None where nothing is known."""
         pace = self._pace()
+        if self.expected is not None and (0 < (self.done or 0) < _LEAST_TOLD or 0 < self._told() < _LEAST_TOLD):
+            pace = self.expected
         if pace is not None:
             return max(0.0, (1 - self.done) * pace - (now - self._last))
         if self.done:
@@ -64,9 +68,11 @@ class Stage:
 
     def _pace(self) -> float | None:
         """Seconds for the whole; None until it told of two shares."""
-        if self._first is None or self.done <= self._first[1]:
-            return None
-        return (self._last - self._first[0]) / (self.done - self._first[1])
+        return (self._last - self._first[0]) / self._told() if self._told() > 0 else None
+
+    def _told(self) -> float:
+        """The share that was done since it first told."""
+        return 0.0 if self._first is None else self.done - self._first[1]
 
 
 @dataclass

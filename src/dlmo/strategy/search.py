@@ -3,7 +3,8 @@
 Optuna proposes (its multi-objective TPE: validation accuracy, size, running cost). A recipe whose shape breaks the
 user's limits is refused untrained. The others are trained short; of every few, the most promising one is trained
 long, with the recipes that show what its steps are worth (successive halving: Li et al., "A system for massively
-parallel hyperparameter tuning", MLSys 2020). Optuna's own pruners know one objective only.
+parallel hyperparameter tuning", MLSys 2020). Optuna's own pruners know one objective only. Of what was trained long,
+the number formats that need no training are looked at too: they cost seconds.
 
 The proposals, and what became of them, lie in Optuna's journal in the store: a killed search goes on there, several
 can work on one, and who asks the same again with another budget gets what was found, without any training.
@@ -31,7 +32,7 @@ from dlmo.strategy.choose import pick
 from dlmo.strategy.plan import QAT_COST, macs_of, remaining_seconds
 from dlmo.strategy.space import Space
 from dlmo.strategy.waterfall import ladder, without_teacher
-from dlmo.study.recipe import Float32, Recipe, parse
+from dlmo.study.recipe import DynamicInt8, Float16, Float32, Int8, Qat, Recipe, parse
 from dlmo.study.results import Search, Trial, pareto_front
 from dlmo.study.stages import make_artifact, scores
 from dlmo.study.store import key_of
@@ -40,7 +41,7 @@ from dlmo.study.workspace import Artifact, NetworkPlan, Workspace
 from dlmo.training.schedule import PROGRESSIVE_COST
 
 # Raise it when the proposals, or what is noted of them, would be others.
-_VERSION = 9
+_VERSION = 10
 # Of so many short trainings one is followed by a long one.
 _SHORT_PER_LONG = 3
 # Drawn at random before the sampler has something to go by.
@@ -50,6 +51,8 @@ _MOST_REPEATS, _MOST_UNAFFORDABLE = 20, 3
 # An epoch of a family that was not trained yet may take so much longer than its arithmetic tells.
 _UNKNOWN_FAMILY = 3.0
 _MET = "the budget is met"
+# Number formats of any training but a quantization-aware one. Float comes along as a step on the way.
+_FORMATS = (Float16(), DynamicInt8(), Int8())
 # A file measured among others may take so much more of time or memory than alone.
 _MEASURED_AGAIN = 1.05
 # Files that go on to the results, without those that show what their steps are worth.
@@ -143,7 +146,7 @@ class _Searcher:
             plans[recipe.network] = replace(plan, teacher_seconds=teachers)
         seconds = time.monotonic() - self._begun
         overhead = max(0.0, 1 - self._worked / seconds) if self._worked else None
-        trials = (*self._looked_at(), *self._promoted().values())
+        trials = (*self._looked_at(), *self._long().values())
         return Found(Search(trials, stopped, seconds, overhead), list(recipes.values()), plans)
 
     def _remember(self, finalists: list[Recipe]) -> None:
@@ -195,6 +198,8 @@ class _Searcher:
                 self._try(trial.number, parse(trial.user_attrs["recipe"]))
             else:
                 self._study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+        for recipe in self._promoted():  # what a killed run had no time for
+            self._look_at_formats(parse(recipe))
         repeats = unaffordable = 0
         while True:
             self._notes = self._study.user_attrs
@@ -238,7 +243,7 @@ class _Searcher:
             max_latency_ms=budget.max_latency_ms and budget.max_latency_ms / _MEASURED_AGAIN,
             max_ram=budget.max_ram and budget.max_ram / _MEASURED_AGAIN,
         )
-        long = self._promoted().values()
+        long = self._long().values()
         # Where the target runs no plain network, a loss is measured against the most accurate result.
         before = max(self._plain().values(), default=max((t.validation_accuracy or 0.0 for t in long), default=0.0))
         return any(
@@ -361,6 +366,21 @@ class _Searcher:
                 found = replace(found, refused=one_line(error))
         self._note(f"long {self._terms.long} {found.recipe}", asdict(found), lasting=not found.refused)
         self._workspace.progress.note(f"search: {_words(found)}")
+        if not found.refused:
+            self._look_at_formats(recipe)
+
+    def _look_at_formats(self, recipe: Recipe) -> None:
+        """Make the files that cost no training beside one that was trained long, of every step on the way to it."""
+        for rung in self._rungs(recipe):
+            if any(isinstance(step, Qat) for step in rung.steps):
+                continue
+            for precision in _FORMATS:
+                other = Recipe(rung.network, (*rung.steps[:-1], precision))
+                known = str(other) in self._long() or precision.name not in self._space.forms
+                if known or time.monotonic() > self._terms.deadline:
+                    continue
+                found = self._trained(other, self._terms.long)
+                self._note(f"format {self._terms.long} {other}", asdict(found), lasting=not found.refused)
 
     def _make_rungs(self, recipe: Recipe) -> None:
         for rung in self._rungs(recipe):
@@ -393,6 +413,10 @@ class _Searcher:
         """The recipes that were trained long."""
         return {trial.recipe: trial for trial in self._noted(f"long {self._terms.long} ")}
 
+    def _long(self) -> dict[str, Trial]:
+        """These and the other number formats of their trainings."""
+        return self._promoted() | {trial.recipe: trial for trial in self._noted(f"format {self._terms.long} ")}
+
     def _note(self, name: str, value: object, lasting: bool = True) -> None:
         """lasting: else it holds for this run alone, as a failure does, which may be of the moment."""
         if lasting:
@@ -423,14 +447,14 @@ class _Searcher:
     def _promising(self, short: list[Trial]) -> list[Recipe]:
         """The recipes to train long, best first: what an earlier search found best, what a service would choose, then
         the rest of the front; last what breaks a limit by no more than another measurement might tell."""
-        promoted = self._promoted()
+        known = self._long()
         fitting = [trial for trial in short if not evidence.refusal(trial, self._terms.budget)]
         winners = _winners(self._workspace, self._space, self._terms)
         ranked = [trial for trial in fitting if trial.recipe in winners]
         ranked += [picked for tier in self._tiers if fitting and (picked := pick(fitting, tier))]
         ranked += sorted(self._front(fitting), key=lambda trial: -trial.validation_accuracy)
         ranked.sort(key=lambda trial: bool(cost_shortfalls(trial, self._terms.budget)))
-        return [parse(text) for text in dict.fromkeys(trial.recipe for trial in ranked) if text not in promoted]
+        return [parse(text) for text in dict.fromkeys(trial.recipe for trial in ranked) if text not in known]
 
     def _front(self, trials: list[Trial]) -> list[Trial]:
         """The best trades of accuracy against size and against what running costs."""
@@ -438,12 +462,12 @@ class _Searcher:
         return [*pareto_front(tuple(trials), "size_bytes"), *pareto_front(tuple(told), self._terms.budget.running_cost)]
 
     def _finalists(self) -> list[Recipe]:
-        long = [trial for trial in self._promoted().values() if not trial.refused]
+        long = [trial for trial in self._long().values() if not trial.refused]
         plain = max(self._plain().values(), default=None)  # what the choice will measure a drop against
         best = [picked for tier in self._tiers if long and (picked := pick(long, tier, plain))]
         best += sorted(self._front(long), key=lambda trial: -trial.validation_accuracy)
         chosen = list(dict.fromkeys(trial.recipe for trial in best))[:_MOST_FINALISTS]
-        return [parse(text) for text in self._promoted() if text in chosen]  # in an order that no budget changes
+        return [parse(text) for text in self._long() if text in chosen]  # in an order that no budget changes
 
     def _affords_long(self, recipe: Recipe) -> bool:
         return self._affords(self._rungs(recipe), self._terms.long)
