@@ -113,6 +113,7 @@ def test_blocks_that_cannot_be_left_out_are_refused_before_training(few):
         check_cutting(few, parse("vgg@0.25 > prune_blocks"))
     with pytest.raises(UserError, match=r'"prune_blocks\(0.25\)" leaves out no block of resnet8@0.5; give a larger'):
         check_cutting(few, parse(f"{NETWORK} > prune_blocks(0.25)"))
+    check_cutting(few, parse(f"{NETWORK} > prune_channels(0.6) > prune_blocks(macs=0.01)"))  # only the cut tells
 
 
 def test_what_follows_works_on_the_blocks_that_are_left(few):

@@ -16,9 +16,10 @@ from dlmo.networks.counting import count_module
 from dlmo.networks.modular import modular
 from dlmo.runtimes.litert.convert import convert
 from dlmo.runtimes.litert.interpreter import Runner
-from dlmo.techniques.block_pruning import Depth, blocks_of, leave_out, left_out_of, without
+from dlmo.techniques.block_pruning import Depth, blocks_of, leave_out, left_out_of, restored, without
 from dlmo.techniques.channel_pruning import file_layers
 from dlmo.techniques.fake_quantization import fold_batch_norm
+from dlmo.training import checkpoint
 
 SHAPE = (16, 16, 3)
 # Residual blocks whose input and output have one shape, by the stages of each network.
@@ -166,9 +167,82 @@ def test_sums_in_a_users_own_code(images):
     torch.manual_seed(0)
     original = modular(Own().eval(), torch.zeros(1, 3, 16, 16))
     assert [block.name for block in blocks_of(original, SHAPE)] == ["first.0", "second"]
-    smaller = without(original, ["first.0"])
+    smaller = without(original, ["first.0"], SHAPE)
     assert [block.name for block in blocks_of(smaller, SHAPE)] == ["second"]
     assert scores(smaller).shape == (2, 4)
+
+
+class Sums(nn.Module):
+    """Blocks as people write them, one way each."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.convs = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(6))
+        self.scales = nn.ParameterList(nn.Parameter(torch.full((1,), 0.5)) for _ in range(6))
+        self.down = nn.Conv2d(8, 8, 3, stride=2, padding=1)
+        self.act = nn.ReLU(inplace=True)
+        self.classifier = nn.Linear(8, 4)
+
+    def forward(self, x):
+        x, lateral = self.stem(x), 0
+        if self.how == "scaled":
+            for conv, scale in zip(self.convs, self.scales):
+                x = x + scale * F.gelu(conv(x))
+        elif self.how == "three terms":
+            for first, second in zip(self.convs[::2], self.convs[1::2]):
+                x = x + first(x) + second(x)
+        elif self.how == "nested":
+            for outer, inner in zip(self.convs[::2], self.convs[1::2]):
+                x = x + outer(x + inner(x))
+        elif self.how == "nested in a block that shrinks":
+            x = self.down(x) + self.down(x + self.convs[0](x))
+        elif self.how == "recurrent":
+            for _ in range(3):
+                x = x + F.relu(self.convs[0](x))
+            for conv in self.convs[1:]:
+                x = x + conv(x)
+        elif self.how == "in place":
+            y = self.act(x + self.convs[0](x))
+            x, lateral = y + self.convs[1](y), x
+        return self.classifier((x + lateral).mean((2, 3)))
+
+
+HOW = ("scaled", "three terms", "nested", "nested in a block that shrinks", "recurrent", "in place")
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("ratio", [0.5, 1.0])
+def test_however_sums_are_written_what_was_trained_is_what_is_restored(how, ratio, images, tmp_path):
+    torch.manual_seed(0)
+    original = modular(Sums(how).eval(), torch.zeros(1, 3, 16, 16))
+    count = len(blocks_of(original, SHAPE))
+    assert count >= 1
+    smaller = original
+    for done in (0.5, 1.0):
+        smaller = leave_out(smaller, original, Depth(ratio, None), images, done)
+        with torch.no_grad():
+            for parameter in smaller.parameters():
+                parameter.mul_(1.01)
+    gone = left_out_of(smaller, original, SHAPE)
+    assert len(gone) == round(ratio * count)
+    checkpoint.save_weights(tmp_path / "weights.safetensors", smaller, {})
+    again = without(original, gone, SHAPE)
+    again.load_state_dict(smaller.state_dict())
+    for network_again in (again, restored(tmp_path / "weights.safetensors", original, SHAPE)):
+        assert torch.equal(scores(network_again), scores(smaller))
+    smaller.train()(torch.rand(2, 3, 16, 16)).sum().backward()
+
+
+def test_an_activation_in_place_leaves_what_the_block_began_with():
+    torch.manual_seed(0)
+    original = modular(Sums("in place").eval(), torch.zeros(1, 3, 16, 16))
+    smaller = without(original, ["convs.0"], SHAPE)
+    with torch.no_grad():
+        original.convs.get_submodule("0").weight.zero_()
+        original.convs.get_submodule("0").bias.zero_()
+    assert torch.allclose(scores(smaller), scores(original), atol=1e-6)
 
 
 def test_no_activation_stands_twice_in_a_row(images):

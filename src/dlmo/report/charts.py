@@ -29,6 +29,19 @@ COLOURS = (
 )
 # An axis of costs covers at least this ratio to both sides of a cost that stands alone.
 _NARROWEST_AXIS = 1.2
+_MOST_TICKS = 10
+# By the beginning of a chart's place.
+_NAMES = {
+    "chart-size": "Test accuracy of each recipe against its file size",
+    "chart-latency": "Test accuracy of each recipe against its latency",
+    "chart-ram": "Test accuracy of each recipe against its RAM",
+    "chart-steps-size": "File size after each step",
+    "chart-steps-running": "What running costs after each step",
+    "chart-steps-accuracy": "Accuracy after each step",
+    "chart-accuracy-curve": "Validation accuracy by epoch",
+    "chart-loss-curve": "Training loss by epoch",
+    "chart-confusion": "How often images of each class were taken for each",
+}
 
 
 @dataclass(frozen=True)
@@ -73,7 +86,12 @@ def charts(run: Run) -> dict[str, dict]:
         drawn["chart-loss-curve"] = curve(run, "loss", "training loss", 1)
     if run.confusion:
         drawn["chart-confusion"] = confusion(run)
-    return drawn
+    return {place: {"description": _name_of(place)} | chart for place, chart in drawn.items()}
+
+
+def _name_of(place: str) -> str:
+    """What screen readers tell of a chart."""
+    return next(name for start, name in _NAMES.items() if place.startswith(start))
 
 
 def scatter(run: Run, cost: str, title: str, unit: float) -> dict:
@@ -151,7 +169,7 @@ def _waterfall(rungs: tuple[Rung, ...]) -> dict[str, dict]:
 
 def _steps_chart(rungs: tuple[Rung, ...], values: list[dict], layer: list[dict]) -> dict:
     """Rungs from top to bottom, a layer of marks beside their names."""
-    axis = {"labelLimit": 150, "ticks": False}
+    axis = {"labelLimit": 230, "ticks": False}
     names = [value["step"] for value in values]
     y = {"field": "step", "type": "nominal", "title": None, "scale": {"domain": names[: len(rungs)]}, "axis": axis}
     return {
@@ -226,7 +244,12 @@ def curve(run: Run, field: str, title: str, factor: float) -> dict:
         "data": {"values": values},
         "mark": {"type": "line", "strokeWidth": 1.6, "point": {"size": 12}},
         "encoding": {
-            "x": {"field": "epoch", "type": "quantitative", "title": "epoch", "axis": {"tickMinStep": 1}},
+            "x": {
+                "field": "epoch",
+                "type": "quantitative",
+                "title": "epoch",
+                "axis": {"tickMinStep": 1, "format": "d", "values": _whole_ticks(values)},
+            },
             "y": {
                 "field": "value",
                 "type": "quantitative",
@@ -241,6 +264,12 @@ def curve(run: Run, field: str, title: str, factor: float) -> dict:
             ],
         },
     }
+
+
+def _whole_ticks(values: list[dict]) -> list[int]:
+    """Some ten epochs from the first to the last."""
+    last = max((value["epoch"] for value in values), default=1)
+    return list(range(0, last + 1, math.ceil((last + 1) / _MOST_TICKS)))
 
 
 def confusion(run: Run) -> dict:
@@ -387,8 +416,9 @@ def _ticks(low: float, high: float) -> list[float]:
     ticks: list[float] = []
     for steps in ((1, 2, 5), (1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9), [step / 20 for step in range(20, 200)]):
         ticks = [float(f"{step}e{decade}") for decade in decades for step in steps]
-        if sum(low <= tick <= high for tick in ticks) >= 3:
-            break
+        shown = [tick for tick in ticks if low <= tick <= high]
+        if len(shown) >= 3:
+            return shown[:: math.ceil(len(shown) / _MOST_TICKS)]
     return ticks
 
 

@@ -78,6 +78,7 @@ def render(run: Run) -> str:
         css=Markup(_text("page.css")),
         rows=_rows(run),
         columns=_columns(run),
+        several_seeds=wording.several_seeds(run),
         described=wording.described(run),
         extremes=_extremes(run),
         recalls=recalls(run),
@@ -152,8 +153,9 @@ def _rows(run: Run) -> list[Row]:
 
 def _cells(result: Result) -> tuple[Cell, ...]:
     """In the order of COLUMNS."""
-    ram_guessed = "" if result.ram_source == "measured" or result.ram_bytes is None else "~"
+    ram_guessed = "~" if result.ram_source.startswith("estimate") and result.ram_bytes is not None else ""
     floats = ", ".join(result.float_operators)
+    delegated = f"{result.delegated * 100:.0f} % in {result.partitions}" if result.partitions else "none"
     return (
         Cell(wording.percent(result.validation_accuracy), result.validation_accuracy),
         Cell(wording.kilobytes(result.size_bytes), result.size_bytes),
@@ -161,7 +163,7 @@ def _cells(result: Result) -> tuple[Cell, ...]:
         _latency_cell(result.latency_ms, result.latency_source),
         _latency_cell(result.latency_p90_ms, result.latency_source),
         Cell(ram_guessed + wording.kilobytes(result.ram_bytes), _sortable(result.ram_bytes)),
-        Cell(f"{result.delegated * 100:.0f} % in {result.partitions}", result.delegated),
+        Cell(delegated, result.delegated),
         Cell(floats or "none", floats, kind="words"),
         Cell(f"{result.sparsity * 100:.0f} %", result.sparsity),
         Cell(wording.count(result.parameters), result.parameters),
@@ -214,7 +216,11 @@ def _sources(run: Run) -> list[tuple[str, str]]:
             f"{wording.source(run, 'accuracy_source')}: the .tflite file run on {wording.test_images(run)} test "
             "images, with its 95 % Wilson interval",
         ),
-        ("validation accuracy", f"measured on validation images ({validation}); all choices are made on it"),
+        (
+            "validation accuracy",
+            f"measured on validation images ({validation}); all choices are made on it"
+            + ("" if len(counts) == 1 else ", and where fewer images were asked, on what all of them should give"),
+        ),
         ("size", f"measured: bytes of the file, and the same compressed; 1 KB = {wording.KB:,} bytes"),
         (
             "latency",

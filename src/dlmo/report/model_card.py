@@ -135,7 +135,13 @@ def _limits(run: Run, result: Result) -> list[str]:
         lines.append(PRECISIONS[precision])
     if result.float_operators:
         lines.append(f"Stayed in float: {', '.join(result.float_operators)}.")
-    return lines + list(run.notes)
+    return lines + [note for note in run.notes if not _about_another(note, run, result)]
+
+
+def _about_another(note: str, run: Run, result: Result) -> bool:
+    """Whether a note begins with the name of another recipe."""
+    others = {other.recipe for other in run.results} - {result.recipe}
+    return any(note.startswith((f"{recipe}:", f"{recipe},")) for recipe in others)
 
 
 def _section(title: str, body: str) -> str:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 CHOSEN = ">"  # plain characters: they survive every terminal, font and log file
 FRONT = "*"
 FAILED = "!"
+_PAID = {"yes": "paid", "no": "did not pay", "at a loss": "paid at a loss"}
 _NETWORK_WIDTH = 20  # of 80 columns, where names and figures need more than there is
 
 
@@ -57,6 +58,9 @@ def print_run(run: Run, console: Console) -> None:
         console.print()
         console.print(results_table(run), crop=False)  # a line that is too long is better than a number cut short
         _say(console, _legend(run), "dim")
+    if over_seeds := wording.over_seeds(run):
+        _heading(console, "Over the seeds")
+        _print_list(console, tuple(over_seeds))
     if run.failures:
         _heading(console, "Failed", "bold red")
         _print_list(console, tuple(wording.failed(failure) for failure in run.failures))
@@ -150,7 +154,7 @@ def results_table(run: Run) -> Table:
     results = wording.by_network(run)
     front = wording.best_trades(run)
     chosen = run.choice.result if run.choice else None
-    several_seeds = len({result.seed for result in results}) > 1
+    several_seeds = wording.several_seeds(run)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("", no_wrap=True)
     table.add_column("network", overflow="fold", width=min(_NETWORK_WIDTH, _longest(results)))
@@ -317,7 +321,7 @@ def _worth_table(worth: tuple[StepWorth, ...]) -> Table:
             wording.points(step.gain),
             wording.ratio(step.size_ratio),
             wording.ratio(step.latency_ratio if by_latency else step.ram_ratio),
-            Text(f"{'paid' if step.paid else 'did not pay'}: {step.verdict}"),
+            Text(f"{_PAID[wording.paid(step)]}: {step.verdict}"),
         )
     return table
 

@@ -3,7 +3,7 @@
 import math
 
 from dlmo.measure.targets import Measured
-from dlmo.study.results import Failure, Result, Run, Rung, Search, best_judged, pareto_front
+from dlmo.study.results import Failure, Result, Run, Rung, Search, StepWorth, best_judged, pareto_front
 
 KB = 1000
 NOT_KNOWN = "-"
@@ -61,9 +61,28 @@ def points(gain: float) -> str:
     return f"{gain * 100:+.2f}"
 
 
-def paid(rung: Rung) -> str:
-    """Empty for the first rung, which is no step."""
-    return "" if not rung.verdict else "yes" if rung.paid else "no"
+def paid(step: Rung | StepWorth) -> str:
+    """Whether a step paid, and whether answers got worse for it; empty for the first rung, which is no step."""
+    if not step.verdict:
+        return ""
+    return ("at a loss" if step.verdict.startswith("worse") else "yes") if step.paid else "no"
+
+
+def several_seeds(run: Run) -> bool:
+    return len({result.seed for result in run.results}) > 1
+
+
+def over_seeds(run: Run) -> list[str]:
+    """Test accuracy of each recipe that ran with several seeds: its mean and range."""
+    found: dict[str, list[float]] = {}
+    for result in run.results:
+        found.setdefault(result.recipe, []).append(result.accuracy)
+    return [
+        f"{recipe}: {percent(sum(shares) / len(shares))} % on average of {len(shares)} seeds, "
+        f"{percent(min(shares))} to {percent(max(shares))}"
+        for recipe, shares in found.items()
+        if len(shares) > 1
+    ]
 
 
 def ratio(value: float | None) -> str:
@@ -73,6 +92,8 @@ def ratio(value: float | None) -> str:
 
 def search_words(search: Search) -> str:
     """What a search did, why it stopped, and what of its time was not work."""
+    if not search.trials:
+        return f"Nothing was tried beside the setups: {search.stopped}."
     trained = [trial.recipe for trial in search.trials if not trial.refused]
     short = set(trained)
     long = len(trained) - len(short)  # one trial more of the same recipe

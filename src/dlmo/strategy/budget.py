@@ -35,10 +35,11 @@ class Budget:
 
     def words(self) -> dict[str, str]:
         """The budget for people, in the order it is checked."""
+        points = None if self.max_drop is None else f"{self.max_drop * 100:g}"
         limits = {
             "service": self.service,
             "goal": _GOALS[self.goal].format(cost=RUNNING_COSTS[self.running_cost]),
-            "max_drop": None if self.max_drop is None else f"{self.max_drop * 100:g} points against NQ",
+            "max_drop": points and f"{points} point{'' if points == '1' else 's'} against NQ",
             "min_accuracy": None if self.min_accuracy is None else f"{self.min_accuracy * 100:g} %",
             "max_size": None if self.max_size is None else f"{self.max_size:,} bytes",
             "max_latency": None if self.max_latency_ms is None else f"{self.max_latency_ms:.4g} ms",

@@ -14,7 +14,7 @@ from dlmo.strategy.budget import (
     running_ratio,
     shortfalls,
 )
-from dlmo.strategy.waterfall import dropped_words, leanest, pays, waterfall
+from dlmo.strategy.waterfall import LATENCY_NOISE, compared, dropped_words, leanest, pays, waterfall
 from dlmo.study.recipe import parse
 from dlmo.study.results import Choice, Result, StepWorth
 
@@ -125,7 +125,8 @@ def explain(
         "balance": f"the best balance (half the size or {cost} weighs like a tenth more errors)",
         "accuracy": f"the highest validation accuracy (to 0.1 point), then the lowest {cost}",
     }[budget.goal]
-    why = said.format(f"{goal} of {len(legal)} candidates (of {len(results)}) that meet the budget")
+    meet = "1 candidate" if len(legal) == 1 else f"{len(legal)} candidates"
+    why = said.format(f"{goal} of {meet} (of {len(results)}) that meet{'s' * (len(legal) == 1)} the budget")
     advised = advice(chosen, results, budget, compare, judged)
     return _choice(chosen, results, compare, measure, why, advised, _told(reference, results))
 
@@ -191,7 +192,8 @@ def step_worth(
         running = running_ratio(chosen, without, running_cost)
         paid = pays(test, without, chosen, running_cost)
         latency, ram = (running, None) if running_cost == "latency_ms" else (None, running)
-        found.append(StepWorth(steps[index], without.recipe, test.gain, size, latency, test.sentence(), paid, ram))
+        verdict = compared(test, without, chosen)
+        found.append(StepWorth(steps[index], without.recipe, test.gain, size, latency, verdict, paid, ram))
     return tuple(found)
 
 
@@ -221,14 +223,20 @@ def advice(
         return f"{said}; it was not tried on {chosen.network}, so this run cannot tell."
     rival = max(rivals, key=lambda r: r.validation_accuracy)
     missed = shortfalls(rival, budget, reference_of(judged).validation_accuracy)
+    test = compare(_told(rival, results), chosen)
     verdict = (
-        f"{rival.setup} misses the budget: {'; '.join(missed)}" if missed else "it meets the budget, but is not best"
-    ) + AS_EXPECTED * is_expected(rival, _told(rival, results))
+        f"{rival.setup} misses the budget: {'; '.join(missed)}" if missed
+        else f"{rival.setup} meets the budget, but is not best"
+    ) + AS_EXPECTED * is_expected(rival, _told(rival, results))  # fmt: skip
+    costs = chosen.size_bytes / rival.size_bytes, running_ratio(chosen, rival, budget.running_cost)
+    alike = all(cost is not None and abs(cost - 1) <= LATENCY_NOISE for cost in costs)
+    if not missed and alike and test.p_value >= 0.05:
+        return f"{said}: {rival.setup} meets the budget too, and this run cannot tell it from the choice."
     return (
         f"{said}: it did not hold here. On {rival.network} {verdict}. {rival.setup} is {rival.size_bytes:,} bytes at "
         f"{_running_words(rival, budget)}, the chosen {chosen.setup} {chosen.size_bytes:,} bytes at "
         f"{_running_words(chosen, budget)}; accuracy of the choice on test: "
-        f"{compare(_told(rival, results), chosen).sentence()}."
+        f"{test.sentence()}."
     )
 
 
@@ -272,4 +280,6 @@ def _distance(result: Result, budget: Budget, reference: float) -> float:
 def _ratio(ratio: float | None, better: str, worse: str) -> str:
     if ratio is None:
         return f"not known whether it is {better}"
+    if abs(ratio - 1) < LATENCY_NOISE:
+        return {"smaller": "as large", "faster": "as fast"}.get(better, "as much RAM")
     return f"{1 / ratio:.1f}x {better}" if ratio <= 1 else f"{ratio:.1f}x {worse}"

@@ -78,10 +78,13 @@ def confirm(
         if recipe not in again:
             continue
         notes.append(_words(first[recipe], again[recipe], judge.trainings))
+        before = len(again)
         for other in first:
             waiting = other not in again and other not in passed_over
             if waiting and time.monotonic() < deadline and judge.is_trained(parse(other)):
                 look_again(other)
+        if along := list(again)[before:]:
+            notes.append(f"looked at again with it, as they need no other training: {', '.join(along)}")
     kept = [replace(outcome, result=again.get(outcome.result.recipe, outcome.result)) for outcome in outcomes]
     return Confirmed(kept, _judged(first, again), tuple(notes))
 

@@ -41,8 +41,8 @@ from dlmo.strategy.plan import (
 from dlmo.strategy.search import Found, Terms, search
 from dlmo.strategy.space import Space
 from dlmo.study.graph import file_task
-from dlmo.study.recipe import Float32, Mixed, PruneChannels, Qat, Recipe, parse
-from dlmo.study.results import Choice, Result, Run, best_judged
+from dlmo.study.recipe import Float32, Mixed, Prune, PruneChannels, Qat, Recipe, parse
+from dlmo.study.results import NOT_ENOUGH, Choice, Result, Run, best_judged
 from dlmo.study.run import Cluster, Outcome, comparer, make_recipes, run_recipes
 from dlmo.study.shape import untrained_file
 from dlmo.study.stages import make_artifact, scores
@@ -329,7 +329,7 @@ def run_prepared(ready: Prepared, job: Job, options: Options, begun: float, plan
                 *plan.notes,
                 *(_handling_notes(workspace) if trained else ()),
                 *looked_at,
-                *_repair_notes(results),
+                *_repair_notes(results, options.target),
                 *_latency_notes(results, options),
                 *_no_number_notes(outcomes),
                 *_doubts(options, results),
@@ -573,7 +573,7 @@ def _handling_notes(workspace: Workspace) -> tuple[str, ...]:
     augmentation = workspace.augmentation
     parts = [
         "mirrored" if augmentation.flip else "not mirrored",
-        f"shifted by up to {augmentation.shift} pixels",
+        f"shifted by up to {augmentation.shift} pixel{'' if augmentation.shift == 1 else 's'}",
         f"cutout {augmentation.cutout} pixels" if augmentation.cutout else "",
         f"lighting +-{augmentation.lighting * 100:g} %" if augmentation.lighting else "",
     ]
@@ -585,23 +585,38 @@ def _handling_notes(workspace: Workspace) -> tuple[str, ...]:
 
 
 def _layers(best: Outcome, outcomes: Sequence[Outcome], dataset: Dataset) -> "Inspection | None":
-    """The answer's operators against the float file of the same training, else of the same network."""
+    """The answer's operators against the float file of the same training. Of other trainings, layers differ for other
+    reasons than the number format."""
     from dlmo.measure.layers import inspect_own
 
     recipe = parse(best.result.recipe)
     trained = tuple(step for step in recipe.steps[:-1] if not isinstance(step, Qat))
-    for steps in ((*trained, Float32()), (Float32(),)):
-        text = str(Recipe(recipe.network, steps))
-        for other in outcomes:
-            same = other.result.recipe == text and other.result.seed == best.result.seed
-            if same and other is not best:
-                return inspect_own(best.result.recipe, best.content, text, other.content, dataset)
+    text = str(Recipe(recipe.network, (*trained, Float32())))
+    for other in outcomes:
+        same = other.result.recipe == text and other.result.seed == best.result.seed
+        if same and other is not best:
+            return inspect_own(best.result.recipe, best.content, text, other.content, dataset)
     return None
 
 
-def _repair_notes(results: Sequence[Result]) -> tuple[str, ...]:
-    named = _named(results)
-    return tuple(f"{name}: quantized with {result.repair}" for name, result in zip(named, results) if result.repair)
+def _repair_notes(results: Sequence[Result], target: str) -> tuple[str, ...]:
+    tried = {(result.network, type(step)) for result in results for step in parse(result.recipe).steps}
+    notes = []
+    for name, result in zip(_named(results), results):
+        if not result.repair:
+            continue
+        words, recipe = result.repair, parse(result.recipe)
+        if words.endswith(NOT_ENOUGH):
+            mixed = Mixed(drop=0.005)
+            others = [] if (result.network, Qat) in tried else ["qat > int8"]
+            fits = not any(isinstance(step, Prune) for step in recipe.steps)
+            if fits and legality.refusal(Recipe(recipe.network, (mixed,)), target) is None:
+                others.append(f"{mixed}, which leaves layers in float")
+            words += f": try {', or '.join(others)}" if others else ""
+        if target != "cpu" and target.partition(":")[0] in ("mcu", "npu"):
+            words += " (by LiteRT on this machine)"
+        notes.append(f"{name}: quantized with {words}")
+    return tuple(notes)
 
 
 def _named(results: Sequence[Result]) -> list[str]:

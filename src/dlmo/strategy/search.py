@@ -608,7 +608,9 @@ def _surely(trial: Trial) -> float:
 def _why_stopped(repeats: int, late: bool) -> str:
     if repeats >= _MOST_REPEATS:
         return "nothing new was proposed"
-    return "the time is up" if late else "the rest of the time is too short for another training"
+    if not late:
+        return "the rest of the time is too short for another training"
+    return "the time is up, but for measuring what was found"
 
 
 def _family(network: str) -> str:

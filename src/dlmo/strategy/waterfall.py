@@ -56,7 +56,7 @@ def waterfall(
         verdict, paid = "", True
         if before is not None:
             test = compare(before, result)
-            verdict, paid = test.sentence(), pays(test, before, result, running_cost)
+            verdict, paid = compared(test, before, result), pays(test, before, result, running_cost)
         comparable = result.validation_images == chosen.validation_images
         found.append(
             Rung(
@@ -73,6 +73,13 @@ def waterfall(
         )
         before, untried = result, []
     return tuple(found) if len(found) > 1 else ()
+
+
+def compared(test: PairedTest, without: Result, with_it: Result) -> str:
+    """The paired test in words, and where a step trained longer, that this is a part of what it brought."""
+    more = with_it.epochs - without.epochs
+    words = f", with {more:.3g} epoch{'' if more == 1 else 's'} more of training" if more > 0 else ""
+    return test.sentence() + words
 
 
 def pays(test: PairedTest, without: Result, with_it: Result, running_cost: str) -> bool:

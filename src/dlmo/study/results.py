@@ -96,6 +96,10 @@ class Failure:
     error: str
 
 
+# How the words on a repair end that left more loss than needs no repair.
+NOT_ENOUGH = ", which is not enough"
+
+
 @dataclass(frozen=True)
 class Repair:
     """Which rung of study.int8_repair was taken, and what each tried one lost against the float file.
@@ -118,7 +122,7 @@ class Repair:
         blamed = f"; it was lost in {', '.join(self.layers)}" if self.layers else ""
         words = f"{self.rung} ({tried} points on {self.images} validation images{blamed})"
         if self.lost[self.rung] > self.allowed:
-            words += ", which is not enough: try `qat > int8`, or `mixed(drop=0.005)`, which leaves layers in float"
+            words += NOT_ENOUGH
         return words
 
 

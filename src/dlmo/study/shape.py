@@ -1,8 +1,8 @@
 """A recipe's file before any training: the same conversion, of the network with its initial weights.
 
 How large a file is and how long it runs hardly depends on what its weights are. What the initial weights cannot tell
-is which layers lose the channels that a ranking over all layers takes, which of a stage's blocks go where they are
-not alike, and where the zeros of pruning fall.
+is which layers lose the channels that a ranking over all layers takes, which of a stage's blocks go where they are not
+alike, and where the zeros of pruning fall.
 """
 
 from dataclasses import replace

@@ -108,7 +108,7 @@ class TeacherFile:
             return self._normalized(self._exported(dataset), dataset)
         if self._network is not None:
             return self._normalized(self._fitted(build(self._network), len(dataset.classes)), dataset)
-        return self._recorded(expected, build)
+        return self._recorded(dataset, expected, build)
 
     def _fitted(self, network: "nn.Module", classes: int) -> "nn.Module":
         """The network the recipe names, with the file's weights."""
@@ -158,7 +158,9 @@ class TeacherFile:
             )
         return best
 
-    def _recorded(self, expected: "Callable[[str], dict]", build: "Callable[[str], nn.Module]") -> "nn.Module":
+    def _recorded(
+        self, dataset: Dataset, expected: "Callable[[str], dict]", build: "Callable[[str], nn.Module]"
+    ) -> "nn.Module":
         """The network that the file's own record describes."""
         from safetensors import SafetensorError
 
@@ -179,7 +181,9 @@ class TeacherFile:
                     f"kd: the teacher {self.path} was trained for other data: {name.replace('_', ' ')} "
                     f"{_short(record.get(name))}, not {_short(wanted)}"
                 )
-        network = smaller_form(build(record["network"]), record.get("shapes", {}), record.get("left_out", ()))
+        network = smaller_form(
+            build(record["network"]), record.get("shapes", {}), record.get("left_out", ()), dataset.input_shape
+        )
         try:
             network.load_state_dict(tensors)
         except RuntimeError:

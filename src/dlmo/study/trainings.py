@@ -133,12 +133,16 @@ def check_teaching(workspace: Workspace, recipe: Recipe) -> None:
 def check_cutting(workspace: Workspace, recipe: Recipe) -> None:
     """Refuse, before any training, a limit that the recipe's network cannot be cut to, and a share that rounding
     undoes. Of a ranking over all layers only training tells the widths."""
+    channels_cut = any(isinstance(step, PruneChannels) for step in recipe.further_trainings)
     for step in recipe.further_trainings:
         if isinstance(step, PruneBlocks):
             from dlmo.techniques.block_pruning import Depth, leave_out, left_out_of
 
             network, images = build_network(workspace, recipe.network).eval(), workspace.dataset.train
-            smaller = leave_out(network, network, Depth(step.ratio, step.macs), images.spread(_CHECKED_IMAGES))
+            # Of a network whose channels were cut before, the blocks have another share of all.
+            told_later = channels_cut and step.macs is not None
+            depth = Depth(1.0, None) if told_later else Depth(step.ratio, step.macs)
+            smaller = leave_out(network, network, depth, images.spread(1))
             if not left_out_of(smaller, network, workspace.dataset.input_shape):
                 raise UserError(f'"{step}" leaves out no block of {recipe.network}; give a larger share')
         if isinstance(step, PruneChannels) and (step.limited or step.scope == "layer"):

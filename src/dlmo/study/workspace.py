@@ -166,8 +166,9 @@ def build_network(workspace: Workspace, network: str):
     return networks.build(network, classes=len(dataset.classes), input_shape=dataset.input_shape, stem=workspace.stem)
 
 
-def smaller_form(network, shapes: Mapping[str, list[int]], left_out: Sequence[str]):
-    """The network as pruning of channels and blocks left it, but for the values of its weights."""
+def smaller_form(network, shapes: Mapping[str, list[int]], left_out: Sequence[str], input_shape: tuple[int, int, int]):
+    """The network as pruning of channels and blocks left it, but for the values of its weights. input_shape: height,
+    width, channels."""
     if shapes:
         from dlmo.techniques.channel_pruning import with_shapes
 
@@ -175,7 +176,7 @@ def smaller_form(network, shapes: Mapping[str, list[int]], left_out: Sequence[st
     if left_out:
         from dlmo.techniques.block_pruning import without
 
-        network = without(network, left_out)
+        network = without(network, left_out, input_shape)
     return network
 
 
@@ -184,7 +185,8 @@ def load_network(workspace: Workspace, trained: Trained):
     from dlmo.techniques.fake_quantization import insert_fake_quantization
     from dlmo.training import checkpoint
 
-    network = smaller_form(build_network(workspace, trained.network), trained.shapes, trained.left_out)
+    network = build_network(workspace, trained.network)
+    network = smaller_form(network, trained.shapes, trained.left_out, workspace.dataset.input_shape)
     if trained.fake_quantized:
         network = insert_fake_quantization(network)
     checkpoint.load_weights(trained.folder / "weights.safetensors", network)

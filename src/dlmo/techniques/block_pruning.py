@@ -5,11 +5,12 @@ sensible (Veit, Wilber, Belongie: "Residual Networks Behave Like Ensembles of Re
 2016, section 4). A layer that is gone takes no time at all, while one with half its channels often takes more than half
 of the time. Blocks are found in the graph of the network's code, so that a user's own network needs no change.
 
-How many blocks each stage loses follows from their shapes alone: size and latency are known before any training. Which
-ones is up to the images.
+How many blocks each stage loses follows from their shapes alone: where a stage's blocks are alike, size and latency are
+known before any training. Which ones go is up to the images.
 """
 
 import copy
+import itertools
 import operator
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -25,13 +26,14 @@ from dlmo.data.dataset import Split
 from dlmo.errors import UserError
 from dlmo.techniques.channel_pruning import file_layers
 from dlmo.training import checkpoint
-from dlmo.training.device import Device, memory_format
-from dlmo.training.loop import to_network_input
+from dlmo.training.device import best_device
+from dlmo.training.loop import predict
 
 _SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
 # Applied to their own output they change nothing.
 _IDEMPOTENT = (nn.ReLU, nn.ReLU6)
-_JUDGING_BATCHES, _BATCH_SIZE = 8, 64
+# Training images that show what each block is worth.
+_JUDGING_IMAGES = 512
 
 
 @dataclass(frozen=True)
@@ -73,23 +75,27 @@ def leave_out(
         )
     macs = {name: shape.macs for name, shape in file_layers(original, input_shape)}
     now = {name: shape.macs for name, shape in file_layers(network, input_shape)}
-    present = blocks_of(network, input_shape)
-    order = _order(present, Counter(block.stage for block in whole), now, _losses_without(network, present, images))
-    left, count = sum(now.values()), 0
-    if depth.macs is None:
-        count = max(0, round(depth.ratio * len(whole) * done) - (len(whole) - len(present)))
-    else:
-        most = sum(macs.values()) * (1 - (1 - depth.macs) * done)
-        while left > most:
-            if count == len(order):
-                raise UserError(
-                    f"prune_blocks: macs={depth.macs:.6g} is out of reach: without any of its {len(whole)} residual "
-                    f"blocks this network has {left / sum(macs.values()):.3g} of its multiply-accumulates; allow more, "
-                    "or cut channels too"
-                )
-            left -= _cost(order[count], now)
-            count += 1
-    return without(network, [block.name for block in order[:count]])
+    # What is left of nested blocks may look like another one, which nobody counted.
+    names = {block.name for block in whole}
+    present = [block for block in blocks_of(network, input_shape) if block.name in names]
+    most = None if depth.macs is None else sum(macs.values()) * (1 - (1 - depth.macs) * done)
+    if depth.macs is not None:
+        least = (sum(now.values()) - sum(_cost(block, now) for block in present)) / sum(macs.values())
+        if least > depth.macs:  # in the end, so why begin
+            raise UserError(
+                f"prune_blocks: macs={depth.macs:.6g} is out of reach: without any of its {len(whole)} residual "
+                f"blocks this network has {least:.3g} of its multiply-accumulates; allow more, or cut more channels"
+            )
+    gone = len(whole) - len(present)
+    count = max(0, round(depth.ratio * len(whole) * done) - gone) if most is None else None
+    if count == 0 or (most is not None and sum(now.values()) <= most):
+        return without(network, (), input_shape)
+    losses = dict.fromkeys(names, 0.0) if count == len(present) else _losses_without(network, present, images)
+    order = _order(present, Counter(block.stage for block in whole), now, losses)
+    if most is not None:
+        spent = itertools.accumulate((-_cost(block, now) for block in order), initial=sum(now.values()))
+        count = next(number for number, left in enumerate(spent) if left <= most)
+    return without(network, [block.name for block in order[:count]], input_shape)
 
 
 def blocks_of(network: nn.Module, input_shape: tuple[int, int, int]) -> list[Block]:
@@ -103,11 +109,14 @@ def left_out_of(network: nn.Module, original: nn.Module, input_shape: tuple[int,
     return [block.name for block in blocks_of(original, input_shape) if block.name not in kept]
 
 
-def without(network: nn.Module, names: Iterable[str]) -> fx.GraphModule:
-    """A copy without these blocks, in evaluation mode; names of the other parameters stay."""
+def without(network: nn.Module, names: Iterable[str], input_shape: tuple[int, int, int]) -> fx.GraphModule:
+    """A copy without these blocks, in evaluation mode; names of the other parameters stay.
+
+    input_shape: height, width, channels.
+    """
     graph = _graph(network)
     modules = dict(graph.named_modules())
-    sums = {block.name: (total, position) for block, total, position in _found(graph)}
+    sums = {block.name: (total, position) for block, total, position in _found(graph, input_shape)}
     for name in names:
         total, position = sums[name]
         total.replace_all_uses_with(total.args[position])
@@ -119,9 +128,7 @@ def without(network: nn.Module, names: Iterable[str]) -> fx.GraphModule:
             node.replace_all_uses_with(before)
             graph.graph.erase_node(node)
     graph.graph.lint()
-    graph.delete_all_unused_submodules()
-    graph.recompile()
-    return graph
+    return fx.GraphModule(graph, graph.graph).eval()  # with what the graph still uses alone, parameters too
 
 
 def restored(path: Path, original: nn.Module, input_shape: tuple[int, int, int]) -> fx.GraphModule:
@@ -132,15 +139,21 @@ def restored(path: Path, original: nn.Module, input_shape: tuple[int, int, int])
         for block in blocks_of(original, input_shape)
         if not any(name.startswith(f"{block.name}.") for name in tensors)
     ]
-    network = without(original, gone)
+    network = without(original, gone, input_shape)
     network.load_state_dict(tensors)
     return network
 
 
 def _graph(network: nn.Module) -> fx.GraphModule:
-    """The network's code as a graph of its own, in which what passes its input on is no step."""
+    """The network's code as a graph of its own, in which what passes its input on is no step.
+
+    Activations write maps of their own: behind a sum that is gone they would write over what the block began with.
+    """
     graph = fx.symbolic_trace(copy.deepcopy(network).eval())
     modules = dict(graph.named_modules())
+    for module in modules.values():
+        if hasattr(module, "inplace"):
+            module.inplace = False
     for node in list(graph.graph.nodes):
         if node.op == "call_module" and isinstance(modules[node.target], nn.Identity):
             node.replace_all_uses_with(node.args[0])
@@ -149,15 +162,16 @@ def _graph(network: nn.Module) -> fx.GraphModule:
     return graph
 
 
-def _found(graph: fx.GraphModule, input_shape: tuple[int, int, int] | None = None) -> list[tuple[Block, fx.Node, int]]:
+def _found(graph: fx.GraphModule, input_shape: tuple[int, int, int]) -> list[tuple[Block, fx.Node, int]]:
     """Each innermost block with its sum, and which of the two terms is what the branch starts from.
 
-    Without an input shape blocks have no stage.
+    Not among them: branches whose layers run several times, as their names would not tell which time is meant.
     """
     modules = dict(graph.named_modules())
-    if input_shape is not None:
-        height, width, channels = input_shape
-        ShapeProp(graph).propagate(torch.zeros(1, channels, height, width))
+    height, width, channels = input_shape
+    ShapeProp(graph).propagate(torch.zeros(1, channels, height, width))
+    calls = Counter(node.target for node in graph.graph.nodes if node.op == "call_module")
+    shared = {name for name, count in calls.items() if count > 1 and any(True for _ in modules[name].parameters())}
     found: list[tuple[Block, fx.Node, int]] = []
     sums_inside: set[fx.Node] = set()
     for node in graph.graph.nodes:
@@ -170,13 +184,11 @@ def _found(graph: fx.GraphModule, input_shape: tuple[int, int, int] | None = Non
             branch = _branch(source, end, node)
             called = [one.target for one in branch if one.op == "call_module"]
             layers = [name for name in called if isinstance(modules[name], nn.Conv2d | nn.Linear)]
-            if not layers or any(one in sums_inside for one in branch):
+            if not layers or shared & set(called) or any(one in sums_inside for one in branch):
                 continue
-            stage = ()
-            if input_shape is not None:
-                stage = tuple(source.meta["tensor_meta"].shape[1:])
-                if stage != tuple(node.meta["tensor_meta"].shape[1:]):
-                    continue
+            stage = tuple(source.meta["tensor_meta"].shape[1:])
+            if stage != tuple(node.meta["tensor_meta"].shape[1:]):
+                continue
             sums_inside.add(node)
             found.append((Block(layers[0], frozenset(called), stage), node, position))
             break
@@ -225,18 +237,12 @@ def _cost(block: Block, macs: dict[str, int]) -> int:
 
 def _losses_without(network: nn.Module, blocks: Sequence[Block], images: Split) -> dict[str, float]:
     """The loss on some training images without each of the blocks, by its name."""
-    part = images.spread(_JUDGING_BATCHES * _BATCH_SIZE)  # they may be sorted by class
+    part, device = images.spread(_JUDGING_IMAGES), best_device()  # spread, as they may be sorted by class
     labels = torch.from_numpy(part.labels).long()
+    input_shape = images.images.shape[1:]
     found = {}
     for block in blocks:
-        judged = without(network, [block.name])
-        layout = memory_format(judged, Device("cpu", None))
-        judged = judged.to(memory_format=layout)
-        total = 0.0
-        with torch.inference_mode():
-            for start in range(0, len(part), _BATCH_SIZE):
-                batch = slice(start, start + _BATCH_SIZE)
-                inputs = to_network_input(torch.from_numpy(part.images[batch])).clone(memory_format=layout)
-                total += float(F.cross_entropy(judged(inputs), labels[batch], reduction="sum"))
-        found[block.name] = total / len(part)
+        judged = without(network, [block.name], input_shape).to(device.name)
+        logits = torch.from_numpy(predict(judged, part, device))
+        found[block.name] = float(F.cross_entropy(logits, labels))
     return found

@@ -18,7 +18,9 @@ class Device:
 
     def describe(self) -> str:
         precision = "bfloat16" if self.autocast else "float32"
-        detail = f"{torch.get_num_threads()} threads" if self.name == "cpu" else torch.cuda.get_device_name()
+        count = torch.get_num_threads()
+        threads = "1 thread" if count == 1 else f"{count} threads"
+        detail = threads if self.name == "cpu" else torch.cuda.get_device_name()
         return f"{self.name} ({detail}), {precision}"
 
 
