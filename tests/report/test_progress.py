@@ -106,6 +106,14 @@ def test_the_first_steps_tell_no_pace():
     assert unknown.left(1) == pytest.approx(999)
 
 
+def test_the_whole_follows_the_pace_of_the_first_stage():
+    forecast, stage = Forecast(expected=1000, started=0), Stage("train", 900, 0)
+    forecast.begin(stage)
+    for second in range(1, 11):
+        stage.tell(second / 20, 10.0 * second)
+    assert forecast.left(100) == pytest.approx(100 + 100), "what is left of the stage, and what comes after it"
+
+
 def test_forecast_learns_from_finished_stages():
     forecast = Forecast(expected=100, started=0)
     first, second = Stage("a", 40, 0), Stage("b", 40, 80)

@@ -108,9 +108,10 @@ class Forecast:
         if self.to_the_end:
             return max(0.0, self.expected - (now - self.started))
         current = (self.open[0].left(now) or 0.0) if self.open else 0.0
-        if not self.finished_expected:
-            earlier = (self.open[0].expected or 0.0) * self.open[0].earlier() if self.open else 0.0
-            return max(self.expected - earlier - (now - self.started), current)
+        if not self.finished_expected and (not self.open or not self.open[0].expected or not self.open[0].done):
+            return max(self.expected - (now - self.started), current)
+        if not self.finished_expected:  # the first stage tells its own pace; what is ahead is as it was expected
+            return max(0.0, self.expected - self.open[0].expected) + current
         ahead = self.expected - self.finished_expected - ((self.open[0].expected or 0.0) if self.open else 0.0)
         return max(0.0, ahead) * self.finished_actual / self.finished_expected + current
 
