@@ -403,6 +403,7 @@ def inspect(
     layout: Layout = "auto",
     channel_order: ChannelOrder = "rgb",
     input_size: OpenSize = None,
+    group_by: GroupBy = None,
     as_json: Json = False,
 ) -> None:
     """Operators of a .tflite file one by one; against its float file, which of them lose the accuracy."""
@@ -410,7 +411,7 @@ def inspect(
     from dlmo.measure.layers import inspect as work
 
     feed = FeedOptions(mean, std, scale, layout, channel_order, input_size)
-    inspection = work(model, against=against, source=source, feed=feed, progress=_progress())
+    inspection = work(model, against=against, source=source, feed=feed, group_by=group_by, progress=_progress())
     if as_json:
         _print_json(inspection.to_json())
         return
@@ -534,10 +535,25 @@ def setups(as_json: Json = False) -> None:
         print(f"{name:16}{step.summary}" + (f" ({options})" if options else ""))
 
 
+def _open_closed_streams() -> None:
+    """Services may start a program without standard streams; the next file that it opens would get their number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115  (for good)
+
+
 def main() -> None:
     """Run the command line; turns the errors of users into one line and an exit code."""
     from dlmo.errors import UserError
 
+    _open_closed_streams()
     sys.stdout.reconfigure(errors="backslashreplace")  # paths may be no text
     try:
         code = app(standalone_mode=False) or 0

@@ -94,6 +94,13 @@ CASES = {
     "damaged model": (["study", "digits", "--model", "{tmp}/damaged.tflite"], "damaged"),
     "md5": (["optimize", "cifar10:{tmp}/cifar-10-batches-py"], "md5"),
     "short time": (["optimize", "{photos}", "--time", "1ms"], "too short"),
+    "out among the images": (["optimize", "{photos}", "--out", "{photos}/run"], "lies among the images"),
+    "value behind an option": (
+        ["study", "digits", "--recipe", "resnet8 > prune_channels(teacher=none, 0.5)"],
+        '"0.5" must stand before what has a name',
+    ),
+    "numbers for no comparison": (["inspect", "{file}", "--mean", "imagenet"], "add --against FLOAT_MODEL SOURCE"),
+    "package as another archive": (["package", "{tmp}", "--out", "{tmp}/x.tar.gz"], "only a .zip is written"),
 }
 
 
@@ -145,6 +152,17 @@ def test_an_out_that_nobody_can_write_is_refused_before_any_work(monkeypatch, ca
     code, line, _ = run(monkeypatch, capsys, tmp_path, "optimize", "digits", "--out", "/proc/self/out")
     assert code == 2 and "cannot write" in line
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("closed", ["0", "1", "2", "12"])
+def test_closed_streams(closed):
+    script = f"import os; [os.close(int(number)) for number in '{closed}']; os.execv(sys.argv[1], sys.argv[1:])"
+    arguments = [sys.executable, "-m", "dlmo", "networks", "--json"]
+    found = subprocess.run(
+        [sys.executable, "-c", f"import sys; {script}", *arguments], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0
+    assert found.stderr == "" and ("resnet20" in found.stdout) == ("1" not in closed)
 
 
 def test_help_needs_neither_torch_nor_the_converter():

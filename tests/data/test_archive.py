@@ -140,6 +140,19 @@ def test_damaged_archives(root, tmp_path):
         assert "cannot be read as an archive" in message, name
 
 
+def test_a_tar_cut_between_its_members(root, tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        archive.add(root, arcname="set")
+    with tarfile.open(tmp_path / "x.tar") as archive:
+        headers = [member.offset for member in archive.getmembers()]
+    whole = (tmp_path / "x.tar").read_bytes()
+    for end in (headers[20], headers[20] + 100):
+        (tmp_path / "cut.tar").write_bytes(whole[:end])
+        assert "cannot be read as an archive (its end is missing)" in error(tmp_path / "cut.tar")
+    (tmp_path / "least.tar").write_bytes(whole.rstrip(b"\0") + bytes(1024))  # without padding to a whole record
+    assert len(load(str(tmp_path / "least.tar")).test) == len(load(str(tmp_path / "x.tar")).test)
+
+
 def test_archive_without_files(tmp_path):
     with tarfile.open(tmp_path / "x.tar", "w") as archive:
         add(archive, "a", type=tarfile.DIRTYPE)

@@ -131,6 +131,8 @@ def test_what_has_no_twin_is_told(files):
 def test_files_of_different_networks_are_refused(files):
     with pytest.raises(UserError, match="of one network"):
         inspect(files / "int8.tflite", against=TENSORFLOW / "own_order.tflite", source="digits")
+    with pytest.raises(UserError, match="quantized or sparse; give the float file"):
+        inspect(files / "float32.tflite", against=files / "int8.tflite", source="digits")
     with pytest.raises(UserError, match="needs a data set"):
         inspect(files / "int8.tflite", against=files / "float32.tflite")
 

@@ -287,7 +287,7 @@ def test_only_an_older_package_is_replaced(small_run, int8_package, tmp_path):
     assert verify(out).passed and not (out / UNFINISHED).exists()
     with pytest.raises(UserError, match="has no artifact .* it has resnet8@0.25-float32"):
         make_package(small_run, tmp_path / "new", "../../etc/passwd")
-    with pytest.raises(UserError, match="results.json is missing"):
+    with pytest.raises(UserError, match="holds no results.json: name the folder that"):
         make_package(int8_package, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
@@ -297,14 +297,16 @@ def test_folders_stand_for_their_images_and_bad_files_are_told(int8_package, dig
     (folder / "deeper").mkdir(parents=True)
     shutil.copy(digit_files[0], folder / "b.png")
     shutil.copy(digit_files[1], folder / "deeper" / "a.PNG")
+    shutil.copy(digit_files[2], folder / "c")  # what it is, its content tells
     (folder / "notes.txt").write_text("no image, and not named like one")
     (folder / "a.png").write_bytes(b"not an image")
     found = list(predictions(int8_package, [folder, tmp_path / "missing.png"]))
     assert [entry.image.removeprefix(str(tmp_path)) for entry in found] == [
-        "/images/a.png", "/images/b.png", "/images/deeper/a.PNG", "/missing.png",
+        "/images/a.png", "/images/b.png", "/images/c", "/images/deeper/a.PNG", "/missing.png",
     ]  # fmt: skip
     assert found[0] == Unreadable(str(folder / "a.png"), "no image of a known format")
-    assert "No such file" in found[3].reason
+    assert "No such file" in found[4].reason
+    assert found[2].classes == predict(int8_package, digit_files[2:3])[0].classes
     assert found[1].classes == predict(int8_package, digit_files[:1])[0].classes
     with pytest.raises(UserError, match="no image of a known format"):
         predict(int8_package, [folder])

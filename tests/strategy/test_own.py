@@ -451,6 +451,7 @@ def test_mean_and_std():
     assert parse("0.5", "0.25") == Normalization((0.5,), (0.25,))
     assert parse("0.1,0.2, 0.3", "1 1 1") == Normalization((0.1, 0.2, 0.3), (1.0, 1.0, 1.0))
     assert parse("127.5", "127.5") == parse("half", None) == parse("0.5", "0.5")
+    assert parse("128", "128") == parse("0.501961", "0.501961,0.501961,0.501961") == KNOWN["dlmo"]
     for mean, std in (("0.1,0.2", "1"), ("x", "1"), ("0.5", "0")):
         with pytest.raises(UserError, match="--mean|--std"):
             parse(mean, std)
@@ -485,6 +486,7 @@ def test_a_function_with_weights_for_its_own_classes_is_looked_at_with_these(tmp
         ("import sys\nsys.exit('usage: train.py')", "does not run: SystemExit: usage"),
         ("from torch import nn\nmake = nn.Conv2d(1, 2, 3)", "make is a network, not a function"),
         ("from functools import partial\nmake = partial(int, 'x')", "does not make a network: ValueError"),
+        ("def make():\n    raise SystemExit(3)", "does not make a network: SystemExit: 3"),
     ],
 )
 def test_what_is_no_function_that_makes_a_network(text, message, tmp_path):

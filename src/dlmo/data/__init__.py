@@ -2,6 +2,7 @@
 
 import difflib
 import os
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -58,7 +59,11 @@ def load(
     name, colon, rest = source.partition(":")
     if name in SOURCES:
         module, function = SOURCES[name]
-        return getattr(import_module(module), function)(rest if colon else None, options)
+        found = getattr(import_module(module), function)(rest if colon else None, options)
+        if not colon and Path(source).is_dir():
+            note = f"{source} is the data set of that name; the folder here is read as ./{source}"
+            found = replace(found, notes=(*found.notes, note))
+        return found
     try:
         path = Path(source).expanduser()
         there = bool(source) and path.exists()

@@ -26,6 +26,8 @@ from typing import BinaryIO
 
 from dlmo.errors import UserError
 
+# What labelling tools and people leave beside images.
+BESIDE_IMAGES = (".txt", ".xml", ".json", ".csv", ".md", ".yaml", ".yml")
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
 MAX_UNPACKED_BYTES = 8 * 2**30  # all members of one archive together; above it is refused as a bomb
 
@@ -207,27 +209,37 @@ def tar_members(path: Path, limit: int | None = None) -> Iterator[Member]:
                         "pack the files themselves"
                     )
         # Only at its end does a packed stream tell that it is cut short or damaged.
-        while chunk := stream.read(2**20):
+        while chunk := bounded.rest(2**20):
             total += len(chunk)
             _check_total(path, total, limit)
+        # tarfile takes a cut between two members, or inside a header, for the end.
+        if bounded.last.strip(b"\0"):
+            raise tarfile.ReadError("its end is missing")
 
 
 class _Bounded:
     """A stream of which no more than `allowed` bytes may be read: tarfile takes a header's content into memory,
-    however large it says that is, before it tells of the member."""
+    however large it says that is, before it tells of the member. last: the block that was read last."""
 
     def __init__(self, path: Path, stream: BinaryIO) -> None:
         self.allowed = _LARGEST_HEADER
+        self.last = b""
         self._path, self._stream, self._done = path, stream, 0
 
     def read(self, size: int) -> bytes:
-        content = self._stream.read(size)
+        content = self.rest(size)
         self._done += len(content)
         if self._done > self.allowed:
             raise UserError(
                 f"{self._path}: holds a header of more than {_LARGEST_HEADER / 2**20:.0f} MiB, which is refused; "
                 "pack the files again"
             )
+        return content
+
+    def rest(self, size: int) -> bytes:
+        """Read on, however much that is."""
+        content = self._stream.read(size)
+        self.last = (self.last + content[-tarfile.BLOCKSIZE :])[-tarfile.BLOCKSIZE :]
         return content
 
 

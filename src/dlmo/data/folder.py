@@ -9,7 +9,7 @@ import numpy as np
 from dlmo.data.assemble import Labelled, assemble
 from dlmo.data.dataset import Dataset, Skipped, Split
 from dlmo.data.decode import decode_all, read_headers
-from dlmo.data.files import ARCHIVE_SUFFIXES, open_files, printable
+from dlmo.data.files import ARCHIVE_SUFFIXES, BESIDE_IMAGES, open_files, printable
 from dlmo.data.image import Header, ImageError
 from dlmo.data.layout import Item, Layout, read_layout
 from dlmo.data.options import LoadOptions
@@ -17,8 +17,6 @@ from dlmo.data.preprocessing import Preprocessing
 from dlmo.errors import UserError
 
 MAX_BAD_SHARE = 0.05  # of all files in class folders; above it the source, not a file, is wrong
-# What labelling tools and people leave beside images: left out and named, but no sign of a wrong source.
-_BESIDE_IMAGES = (".txt", ".xml", ".json", ".csv", ".md", ".yaml", ".yml")
 MIN_SIDE, MAX_SIDE, SIDE_STEP = 16, 64, 4  # pixels, of the input size chosen by itself
 
 
@@ -78,7 +76,8 @@ def _check_bad(path: Path, bad: tuple[Skipped, ...], usable: int) -> None:
     if not usable:
         first = f", first {_listed(bad[:1])}" if bad else ""
         raise UserError(f"{path}: none of {len(bad)} files is a usable image{first}; give folders of images")
-    bad = tuple(one for one in bad if not one.path.lower().endswith(_BESIDE_IMAGES))
+    # These are left out and named, but no sign of a wrong source.
+    bad = tuple(one for one in bad if not one.path.lower().endswith(BESIDE_IMAGES))
     share = len(bad) / (len(bad) + usable)
     if share > MAX_BAD_SHARE:
         raise UserError(

@@ -93,7 +93,7 @@ def evaluate(
             probe = Probe(**child.call(probe_file, content, options.layout, options.size, update=update))
         chosen = choose_feed(options, path, probe)
         with progress.stage(f"read {source}"):
-            dataset = load_for(source, path, probe, group_by, progress)
+            dataset = load_for(source, path, probe, "" if split == "all" else group_by, progress)
         images = _images_of(dataset, split)
         labels, labels_source = choose_labels(options, path, probe.labels, dataset.classes)
         outputs = output_of_class(path, probe.classes, labels, labels_source, dataset.name, dataset.classes)
@@ -166,7 +166,8 @@ def _notes_on(dataset: Dataset, split: str) -> list[str]:
     others = tuple(
         beginning for name in SPLITS if name != split for beginning in (f"{name}: ", f"{name} has no image of")
     )
-    return [note for note in dataset.notes if not note.startswith((*others, "imbalance "))]
+    about_choices = "which the choice is made on"
+    return [n for n in dataset.notes if not n.startswith((*others, "imbalance ")) and about_choices not in n]
 
 
 def scores_in_pieces(

@@ -112,15 +112,20 @@ def inspect(
     against: str | Path | None = None,
     source: str | Path | None = None,
     feed: FeedOptions | None = None,
+    group_by: str | None = None,
     progress: Progress | None = None,
 ) -> Inspection:
     """List a file's operators; with a float file and a data set, also measure each one's error.
 
-    `feed` holds for both files. The compared images are spread over the validation split.
+    `feed` and `group_by` are as in evaluate, `feed` for both files. The compared images are spread over the validation
+    split.
     """
     progress, options = progress or SilentProgress(), feed or FeedOptions()
     if (against is None) != (source is None):
         raise UserError("--against takes a float file and needs a data set: --against FLOAT_MODEL SOURCE")
+    opening = FeedOptions(layout=options.layout, input_size=options.input_size)
+    if against is None and (options != opening or group_by is not None):
+        raise UserError("how images are read is asked for a comparison alone: add --against FLOAT_MODEL SOURCE")
     path = Path(model).expanduser()
     content = read_model(path)
     with Child(str(path), memory=memory_for(content)) as child:
@@ -134,12 +139,14 @@ def inspect(
         other_content = read_model(other)
         with progress.stage(f"open {other.name}"), Child(str(other), memory=memory_for(other_content)) as other_child:
             other_probe = Probe(**other_child.call(probe_file, other_content, options.layout, options.size))
+            if not other_child.call(is_float, other_content):
+                raise UserError(f"--against {other}: quantized or sparse; give the float file of the same network")
         if _interface(probe) != _interface(other_probe):
             raise UserError(
                 f"{path} and {other} differ in image size, channels or classes; compare files of one network"
             )
         with progress.stage(f"read {source}"):
-            dataset = load_for(source, path, probe, None, progress)
+            dataset = load_for(source, path, probe, group_by, progress)
         images = dataset.validation.spread(COMPARED_IMAGES).images
         chosen, other_chosen = choose_feed(options, path, probe), choose_feed(options, other, other_probe)
         with progress.stage(f"compare on {len(images)} images") as update:
@@ -171,6 +178,11 @@ def _unheard(share: float) -> None:
 
 def _interface(probe: Probe) -> tuple:
     return probe.size, probe.channels, probe.classes
+
+
+def is_float(content: bytes, report: Report) -> bool:
+    """Whether all weights are float32 and dense. In the child process."""
+    return flatbuffer.has_float_weights(content)
 
 
 def list_operators(content: bytes, layout: str, size: list[int] | None, report: Report) -> list[Operator]:

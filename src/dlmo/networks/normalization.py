@@ -41,6 +41,9 @@ class Normalization:
         return np.float32(PIXEL_SCALE / (255 * std)), np.float32((PIXEL_OFFSET / 255 - mean) / std)
 
 
+# A normalization in numbers of six digits may be off by so much.
+_ROUNDED = 1e-6
+
 KNOWN = {name: Normalization(*numbers) for name, numbers in normalization.NAMED.items()}
 
 
@@ -51,7 +54,10 @@ def parse(mean: str | None, std: str | None) -> Normalization | None:
     rule = normalization.parse(mean, std)
     if rule is None:
         return None
-    return Normalization(*(tuple(round(value / 255, 9) for value in values) for values in (rule.mean, rule.std)))
+    found = Normalization(*(tuple(round(value / 255, 9) for value in values) for values in (rule.mean, rule.std)))
+    own = KNOWN["dlmo"]  # also where it is told in rounded numbers: it needs no layer
+    near = all(abs(value - own.mean[0]) < _ROUNDED for value in (*found.mean, *found.std))
+    return own if near else found
 
 
 class Normalized(nn.Module):

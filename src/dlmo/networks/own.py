@@ -203,7 +203,7 @@ def _call(build: Callable, classes: int | None) -> "nn.Module":
     torch.manual_seed(0)
     try:
         network = build() if parameter is None or classes is None else build(**{parameter.name: classes})
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # as of a parser of command lines
         raise UserError(f"{called}() does not make a network: {type(error).__name__}: {error}") from error
     if not isinstance(network, torch.nn.Module):
         raise UserError(f"{called}() returns a {type(network).__name__}, not a torch.nn.Module")

@@ -25,12 +25,14 @@ def read_weights(path: Path) -> Weights:
         return _read_safetensors(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"{path} holds Python objects that could run code, so dlmo does not open it; save the weights alone with "
-            "torch.save(network.state_dict(), ...)"
-        ) from None
     except Exception as error:  # whatever a malformed file leads the reader to
+        weights_alone = "save the weights alone with torch.save(network.state_dict(), ...)"
+        if "TorchScript" in str(error):
+            raise UserError(f"{path} is a TorchScript program; {weights_alone}") from None
+        if isinstance(error, pickle.UnpicklingError):
+            raise UserError(
+                f"{path} holds Python objects that could run code, so dlmo does not open it; {weights_alone}"
+            ) from None
         raise UserError(f"{path} is no file of weights: {(str(error).splitlines() or ['empty'])[0]}") from None
     while isinstance(content, Mapping):
         # What stands beside a state dict, such as the best accuracy, may be a tensor too.

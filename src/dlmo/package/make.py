@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dlmo.atomic import write_atomically
-from dlmo.data.files import printable
+from dlmo.data.files import ARCHIVE_SUFFIXES, printable
 from dlmo.errors import UserError
 from dlmo.package.folder import check_writable, holds_package
 from dlmo.package.opened import Package, open_package
@@ -30,6 +30,8 @@ def make_package(
     """
     out = Path(out).expanduser()
     as_zip = out.suffix.lower() == ".zip"
+    if not as_zip and out.name.lower().endswith(ARCHIVE_SUFFIXES):
+        raise UserError(f"--out {out}: of archives only a .zip is written; name that, or a folder")
     if as_zip:
         check_writable(out.parent)
         if out.is_dir():
@@ -49,7 +51,8 @@ def make_package(
         else:
             write_parts(out, parts)
     except OSError as error:
-        raise UserError(f"--out {out}: {error.strerror} ({error.filename})") from None
+        where = f" ({error.filename})" if error.filename else ""
+        raise UserError(f"--out {out}: {error.strerror}{where}") from None
     return out
 
 
@@ -96,6 +99,8 @@ def _parts(found: Package, artifact: str | None, tell: Callable[[str], None]) ->
 
 
 def _run(found: Package) -> Run:
+    if "results.json" not in found.names:
+        raise UserError(f"{found.path} holds no results.json: name the folder that optimize, study or compress wrote")
     try:
         return run_of(json.loads(found.read("results.json")))
     except ValueError as error:

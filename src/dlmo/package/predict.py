@@ -118,15 +118,16 @@ def _in_threads(
 
 
 def _files(path: Path) -> list[Path | Unreadable]:
-    """The file itself, or the images in a folder and in all folders inside it."""
+    """The file itself, or those in a folder and in all folders inside it, whatever they are called, but for what people
+    and tools leave beside images."""
     # Shells have written out what ~ stands for: a path that begins with it here may be a file's name.
     path = path if path.exists() else path.expanduser()
     if not path.is_dir():
         return [path]
-    from dlmo.data.files import files_below, is_image_name
+    from dlmo.data.files import BESIDE_IMAGES, files_below
 
     try:
-        return [file for file in files_below(path) if is_image_name(file.name)]
+        return [file for file in files_below(path) if file.suffix.lower() not in BESIDE_IMAGES]
     except UserError as error:
         return [Unreadable(shown(path), str(error))]
 

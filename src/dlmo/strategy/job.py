@@ -161,6 +161,15 @@ class Planned:
     tracked: Tracked
 
 
+def _lies_in(folder: Path, source: str | Path) -> bool:
+    """Whether a folder is one of the source's; never where the source cannot be looked at, which reading it tells."""
+    try:
+        images = Path(source).expanduser()
+        return images.is_dir() and folder.resolve().is_relative_to(images.resolve())
+    except (OSError, RuntimeError):
+        return False
+
+
 def prepare(source: str | Path, job: Job, options: Options, progress: Progress, *, measuring: bool = True) -> Prepared:
     """Refuse what can be refused, and read the data. Without `measuring`, no runtime is asked for, and no --out."""
     begun = time.monotonic()
@@ -178,6 +187,8 @@ def prepare(source: str | Path, job: Job, options: Options, progress: Progress, 
 
         check_writable(options.folder)
         check_free(options.folder)
+        if _lies_in(options.folder, source):
+            raise UserError(f"--out {options.folder} lies among the images of {source}; name a folder outside of it")
     trackers = tracking.find(options.track)
     store = open_store(options.store)
     own = job.own

@@ -216,6 +216,8 @@ class _Module:
         height, width, self._channels = dataset.input_shape
         network = source.make(len(dataset.classes), dataset.input_shape, stem)
         sample = torch.zeros(1, self._channels, height, width)
+        if not all(bool(torch.isfinite(weights).all()) for weights in network.parameters()):
+            raise UserError(f"{request.model}: its weights hold values that are no numbers: a training went astray")
         _check_classes(_count_scores(network, sample, request.model), request.model, dataset)
         if source.exported:
             self._graph, self._untrainable = network, "a .pt2 file holds operators, no layers that could be trained"
@@ -345,9 +347,10 @@ def _verdict(name: str, accuracy: float, dataset: Dataset) -> list[str]:
     likeliest = np.bincount(dataset.validation.labels).max() / images
     low, _ = wilson_interval(round(accuracy * images), images)
     if low <= likeliest:
+        names = ", ".join(dataset.classes[:3]) + (", ..." if len(dataset.classes) > 3 else "")
         notes.append(
             f"that is no better than always answering the most frequent class ({100 * likeliest:.1f} %); usual causes: "
             "untrained weights, another normalization (--mean, --std), another order of classes (theirs must be "
-            f"{', '.join(dataset.classes[:3])}, ...), other classes, another input size"
+            f"{names}), other classes, another input size"
         )
     return notes

@@ -382,12 +382,16 @@ def _parse_step(text: str) -> Step:
     kind = STEPS[name]
     fields = list(kind.model_fields)
     values: dict[str, str] = {}
+    named = False
     for position, part in enumerate(arguments.split(",") if arguments and arguments.strip() else []):
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals:
+            if named:
+                raise UserError(f'step "{text}": "{key}" must stand before what has a name')
             if position >= len(fields):
                 raise UserError(f'step "{text}" takes at most {len(fields)} values')
             key, value = fields[position], key
+        named = named or bool(equals)
         if key not in fields:
             known = f"; it has {', '.join(fields)}" if fields else "; it has none"
             raise UserError(f'step "{name}" has no option "{key}"{did_you_mean(key, fields)}{known}')
