@@ -7,6 +7,7 @@ from rich.console import Console
 
 from dlmo.errors import UserError
 from dlmo.measure.evaluate import Evaluation
+from dlmo.report import wording
 from dlmo.report.document import run_of
 from dlmo.report.terminal import print_evaluation, print_run, results_table
 
@@ -188,3 +189,25 @@ def test_failed_recipes_stand_in_the_table_and_say_why(failing):
     assert failing.failures[0].error in " ".join(text.split())
     again = run_of(json.loads(json.dumps(failing.to_json())))
     assert again.failures == failing.failures
+
+
+def test_formats_that_needed_no_training_are_no_short_trainings(searched):
+    long = searched.search.trials[3]
+    other = replace(long, recipe=f"{long.recipe.rpartition(' > ')[0]} > float16", setup="F16")
+    text = wording.search_words(replace(searched.search, trials=(*searched.search.trials, other)))
+    assert "trained short: 2, of these also long: 1 (and in other number formats: 1), refused untrained: 1." in text
+    nothing = wording.search_words(replace(searched.search, trials=()))
+    assert nothing == "Nothing was tried beside the setups: the time is up."
+
+
+def test_steps_that_pay_at_a_loss_and_seeds(run):
+    rung = run.choice.waterfall[1]
+    assert wording.paid(replace(rung, paid=True, verdict="worse by 1.00 points")) == "at a loss"
+    assert wording.paid(replace(rung, paid=False, verdict="worse by 1.00 points")) == "no"
+    assert wording.over_seeds(run) == []
+    first = run.results[0]
+    twice = replace(run, results=(first, replace(first, seed=1, accuracy=first.accuracy - 0.02)))
+    (line,) = wording.over_seeds(twice)
+    middle, low, high = (wording.percent(first.accuracy - drop) for drop in (0.01, 0.02, 0))
+    assert line == f"{first.recipe}: {middle} % on average of 2 seeds, {low} to {high}"
+    assert "Over the seeds" in printed(twice)

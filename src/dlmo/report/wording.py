@@ -94,9 +94,11 @@ def search_words(search: Search) -> str:
     """What a search did, why it stopped, and what of its time was not work."""
     if not search.trials:
         return f"Nothing was tried beside the setups: {search.stopped}."
-    trained = [trial.recipe for trial in search.trials if not trial.refused]
-    short = set(trained)
-    long = len(trained) - len(short)  # one trial more of the same recipe
+    trained = [trial for trial in search.trials if not trial.refused]
+    least = min((trial.epochs for trial in trained), default=0)
+    formats = {t.recipe for t in trained} - {t.recipe for t in trained if t.epochs == least}
+    short = {trial.recipe for trial in trained} - formats
+    long = len(trained) - len(short) - len(formats)  # one trial more of the same recipe
     refused = sum(bool(trial.refused) and not trial.epochs for trial in search.trials)
     failed = sum(bool(trial.refused) and bool(trial.epochs) for trial in search.trials)
     rest = (
@@ -104,7 +106,8 @@ def search_words(search: Search) -> str:
         else f" Neither training, conversion nor measuring: {percent(search.overhead)} % of that time."
     )  # fmt: skip
     return (
-        f"Beside the setups, recipes trained short: {len(short)}, of these also long: {long}, refused untrained: "
+        f"Beside the setups, recipes trained short: {len(short)}, of these also long: {long}"
+        f"{f' (and in other number formats: {len(formats)})' if formats else ''}, refused untrained: "
         f"{refused}{f', failed: {failed}' if failed else ''}. Stopped after {duration(search.seconds)}: "
         f"{search.stopped}.{rest}"
     )
