@@ -3,8 +3,9 @@ from dataclasses import replace
 from dlmo.measure.statistics import PairedTest
 from dlmo.strategy.budget import make_budget, without_latency
 from dlmo.strategy.choose import explain, nearest, pick, shut_out, step_worth
+from dlmo.strategy.job import _repair_notes
 from dlmo.study.recipe import for_setup
-from dlmo.study.results import Result, pareto_front
+from dlmo.study.results import NOT_ENOUGH, Result, pareto_front
 
 
 def result(setup="NQ", network="resnet8", **values):
@@ -144,3 +145,27 @@ def test_what_the_allowed_loss_alone_shuts_out_is_named():
     assert shut_out(FIQ, [*ALL, tiny], make_budget("mid")) == ()
     as_good = replace(FIQ, size_bytes=299)  # the choice may have fewer steps than the smallest file
     assert shut_out(FIQ, [NQ, FIQ, as_good], make_budget("low")) == ()
+
+
+def test_what_int8_lost_is_advised_on_by_what_was_not_tried_and_the_target_runs():
+    lossy = replace(FIQ, repair=f"min/max ranges (lost 2.0){NOT_ENOUGH}")
+    (note,) = _repair_notes([NQ, lossy], "cpu")
+    assert note.startswith("resnet8 > int8: quantized with min/max ranges")
+    assert note.endswith(": try qat > int8, or mixed(drop=0.005), which leaves layers in float")
+    (note,) = _repair_notes([NQ, lossy, result("QAT")], "mcu")
+    assert note.endswith(f"{NOT_ENOUGH} (by LiteRT on this machine)")
+    assert _repair_notes([NQ, FIQ], "cpu") == ()
+
+
+def test_advice_that_cannot_be_told_from_the_choice():
+    twin = result("PRN", size_bytes=310, latency_ms=0.41, validation_accuracy=0.894)
+    budget = make_budget("mid")
+    assert "this run cannot tell it from the choice" in explain(FIQ, [NQ, FIQ, twin], budget, same).advice
+    slower = replace(twin, latency_ms=0.8)
+    assert "PRN meets the budget, but is not best" in explain(FIQ, [NQ, FIQ, slower], budget, same).advice
+
+
+def test_a_step_that_trained_longer_says_so():
+    longer = result("PRN", epochs=4, size_bytes=300)
+    (worth,) = step_worth(longer, [NQ, longer], same)
+    assert worth.verdict.endswith(", with 3 epochs more of training")
