@@ -57,8 +57,8 @@ Targets = Annotated[
     typer.Option(
         "--target",
         help="where the model shall run: cpu (the default); mcu (TensorFlow Lite Micro); npu[:ACCELERATOR] (Arm "
-        "Ethos-U, estimated); ssh:USER@HOST[:PORT][?python=PATH] (a device); may be repeated: limits and choice are "
-        "about the first",
+        "Ethos-U, estimated); ssh:USER@HOST[:PORT] (a device; ?python=PATH behind it names its Python); may be "
+        "repeated: limits and choice are about the first",
     ),
 ]
 Cluster = Annotated[
@@ -121,12 +121,19 @@ def _version(version: Annotated[bool, typer.Option("--version", help="print the 
 def optimize(
     source: Source,
     service: Annotated[
-        str, typer.Option(help="low: smallest file, mid: balance, high: accuracy; low and mid lose at most 1 point")
+        str,
+        typer.Option(
+            help="low: smallest file, mid: balance at 30 images a second, high: accuracy; low and mid lose at most 1 "
+            "point; limits given take the place of its own"
+        ),
     ] = "mid",
     max_size: Annotated[str | None, typer.Option(help="largest file (mcu and npu: flash): 100KB, 96KiB, 1.5MB")] = None,
     max_latency: Annotated[str | None, typer.Option(help="longest time for one image, on the target: 2ms")] = None,
     max_ram: Annotated[
-        str | None, typer.Option(help="most memory: mcu, npu: arena; cpu: a process's growth, MBs")
+        str | None,
+        typer.Option(
+            help="most memory, 64KB, 20MB; mcu, npu: of the arena; else by how much a process grows, megabytes"
+        ),
     ] = None,
     min_accuracy: Annotated[float | None, typer.Option(help="least validation accuracy, 0 to 1")] = None,
     max_drop: Annotated[float | None, typer.Option(help="most accuracy lost against NQ, 0 to 1")] = None,
@@ -153,7 +160,7 @@ def optimize(
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Train, compress, convert and measure; choose the model for a service or explicit limits."""
+    """Train, compress, convert and measure; choose the model for a service, `mid` unless named, and your limits."""
     from dlmo.errors import BudgetError
     from dlmo.strategy.job import Options
     from dlmo.strategy.optimize import optimize as work
@@ -523,16 +530,21 @@ def setups(as_json: Json = False) -> None:
     from dlmo.study.recipe import SETUPS, STEPS
 
     if as_json:
-        steps = {name: {"summary": step.summary, "options": step.model_json_schema()} for name, step in STEPS.items()}
+        steps = {
+            name: {"code": step.code, "summary": step.summary, "options": step.model_json_schema()}
+            for name, step in STEPS.items()
+        }
         _print_json({"setups": SETUPS, "steps": steps})
         return
     for code, steps in SETUPS.items():
         print(f"{code:9}{steps}")
-    print("\nsteps of a recipe, written NETWORK > STEP(VALUE, OPTION=VALUE) > ... > PRECISION:")
+    print(
+        "\nsteps of a recipe, written NETWORK > STEP(VALUE, OPTION=VALUE) > ... > PRECISION, and what tables call them:"
+    )
     for name, step in STEPS.items():
         defaults = {field: entry.default for field, entry in step.model_fields.items()}
         options = ", ".join(field if value is None else f"{field}={value}" for field, value in defaults.items())
-        print(f"{name:16}{step.summary}" + (f" ({options})" if options else ""))
+        print(f"{name:16}{step.code:5}{step.summary}" + (f" ({options})" if options else ""))
 
 
 def _open_closed_streams() -> None:
@@ -626,7 +638,9 @@ def _print_run(run, out: Path | None, as_json: bool) -> None:
         again = "the same command with --out FOLDER writes model and report, and trains nothing anew"
         print(f"\nno file was written; {again}")
     else:
-        which = "" if run.choice else " (the most accurate; none was chosen)"
+        from dlmo.report.wording import described
+
+        which = "" if run.choice else f" ({described(run).recipe}, the best on validation images; none was chosen)"
         print(f"\nmodel: {out / 'model.tflite'}{which}\nreport: {out / 'report.html'}")
 
 

@@ -76,6 +76,14 @@ def test_which_images_were_judged_is_told(digits):
     assert 0 < wholes["all"].accuracy != wholes["test"].accuracy
 
 
+def test_of_a_model_made_here_all_images_are_not_only_new_ones(digits, tmp_path):
+    model = tmp_path / "model.tflite"
+    model.write_bytes((TENSORFLOW / "float.tflite").read_bytes())
+    (tmp_path / "preprocessing.json").write_text('{"split": {"group_by": null}}')
+    notes = evaluate(model, "digits", split="all", feed=FeedOptions(scale=255)).notes
+    assert f"chosen on {len(digits.train) + len(digits.validation):,} of them" in notes[-1]
+
+
 def edited(name, change):
     model = flatbuffer.read((TENSORFLOW / f"{name}.tflite").read_bytes())
     change(model)

@@ -42,7 +42,7 @@ def test_missing_facts_are_left_out(run):
 def test_no_choice(no_choice):
     card = model_card(no_choice)
     assert "Nothing tried met the limits" in card
-    assert "`mobilenet_v2 > float32`" in card
+    assert "`mobilenet_v2 > float16`" in card
     assert "684 KB over the limit" in card
 
 

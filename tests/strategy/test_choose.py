@@ -1,11 +1,12 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 from dlmo.measure.statistics import PairedTest
 from dlmo.strategy.budget import make_budget, without_latency
 from dlmo.strategy.choose import explain, nearest, pick, shut_out, step_worth
-from dlmo.strategy.job import _repair_notes
+from dlmo.strategy.job import _few_images, _repair_notes
 from dlmo.study.recipe import for_setup
-from dlmo.study.results import NOT_ENOUGH, Result, pareto_front
+from dlmo.study.results import NOT_ENOUGH, Result, most_accurate, pareto_front
 
 
 def result(setup="NQ", network="resnet8", **values):
@@ -48,6 +49,25 @@ def test_high_takes_accuracy_first_then_latency():
 def test_choice_uses_validation_not_test():
     liar = replace(FIQ, accuracy=0.99, validation_accuracy=0.5)
     assert pick([NQ, liar], make_budget("high")) is NQ
+
+
+def test_where_flash_is_told_it_is_what_counts():
+    small_file = replace(FIQ, size_bytes=20_000, flash_bytes=80_000)
+    small_flash = replace(PRQ, size_bytes=20_500, flash_bytes=52_000)
+    plain = replace(NQ, size_bytes=90_000, flash_bytes=150_000)
+    assert pick([plain, small_file, small_flash], make_budget("low", max_drop=0.05)) is small_flash
+
+
+def test_among_equals_the_smallest_is_the_most_accurate():
+    assert most_accurate([NQ, F16, FIQ]) is F16
+    assert most_accurate([]) is None
+
+
+def test_few_validation_images_are_said_not_to_tell_a_small_loss():
+    choice, low = SimpleNamespace(result=replace(NQ, validation_images=29)), make_budget("low")
+    assert "29 validation images, of which one is 3.4 points" in _few_images(choice, low)[0]
+    assert not _few_images(choice, make_budget("high"))
+    assert not _few_images(SimpleNamespace(result=NQ), low), "100 images tell a point"
 
 
 def test_limits_are_kept_and_the_nearest_named_with_what_they_lack():

@@ -279,6 +279,30 @@ def test_a_float_tflite_goes_through_post_training_setups(float_file, trained, d
         compress(float_file, "digits", recipe="qat > int8", mean="0.3", std="0.4", options=options)
 
 
+def test_a_tflite_is_fed_as_the_file_beside_it_says(float_file, digits):
+    noted = {"normalize": {"offset": 76.5, "scale": 102.0}}  # mean 0.3, std 0.4
+    (float_file.parent / "preprocessing.json").write_text(json.dumps(noted))
+    found = taken(digits, float_file)
+    assert found.notes[0].startswith("normalization: mean 0.3, std 0.4, as preprocessing.json beside")
+    notes = taken(digits, float_file, mean="0.5", std="0.5").notes
+    assert "preprocessing.json" not in " ".join(notes), "what is given counts"
+
+
+def test_zeros_of_a_model_that_comes_pruned_are_told_and_kept(trained, digits, shared_store, tmp_path):
+    state = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
+    for tensor in state.values():
+        if tensor.ndim == 4 and tensor.numel() > 1000:
+            tensor[: len(tensor) // 2] = 0.0
+    torch.save(state, tmp_path / "pruned.pt")
+    options = Options(epochs=1, store=shared_store)
+    run = study(
+        "digits", setup=["NQ", "QAT"], model=tmp_path / "pruned.pt", network=[f"{CODE}:small"], mean="0.3", std="0.4",
+        options=options,
+    )  # fmt: skip
+    assert all(result.sparsity > 0.4 for result in run.results)
+    assert all("DENSIFY" not in result.operators for result in run.results), "stored as any other: no step pruned it"
+
+
 def test_a_tflite_keeps_the_size_of_its_images(float_file, shared_store):
     options = Options(epochs=1, store=shared_store, input_size=32)
     with pytest.raises(UserError, match="takes 16x16x1, not 32x32x1: leave out --input-size"):

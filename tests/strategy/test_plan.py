@@ -1,5 +1,6 @@
 import functools
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -50,9 +51,9 @@ def test_small_sets_get_more_epochs():
     assert full_epochs(10) == 150
 
 
-def fit(names, seconds, epochs=None, named=True):
+def fit(names, seconds, epochs=None, named=True, epochs_of=MappingProxyType({})):
     plan_of = functools.partial(schedules, 8_000, 32)
-    return _fit(dict.fromkeys(names, COST), 8_000, plan_of, seconds, epochs, named, 1)
+    return _fit(dict.fromkeys(names, COST), 8_000, plan_of, seconds, epochs, epochs_of, named, 1)
 
 
 def test_all_named_networks_share_the_time_and_keep_within_it():
@@ -80,13 +81,32 @@ def test_too_little_time_is_refused_with_what_is_needed():
         fit("a", 5)
 
 
+def test_epochs_asked_for_of_one_network_leave_the_rest_of_the_time_to_the_others():
+    plain, short = fit("ab", 64), fit("ab", 64, epochs_of={"b": 1})
+    assert short["a"] > plain["a"], "what b does not take, a gets"
+    with pytest.raises(UserError, match="too short"):
+        fit("ab", 64, epochs_of={"b": 500})
+    assert fit("a", 5, epochs_of={"a": 500}), "nothing is left to plan: it takes what it takes"
+
+
+def test_a_cut_to_a_files_size_is_trained_for_each_number_format(workspace, monkeypatch):
+    monkeypatch.setattr(planning, "_seconds_to_score", lambda workspace, network: 0.0)
+
+    def trainings(step):
+        recipes = [parse(f"resnet8 > {step} > {precision}") for precision in ("int8", "float16")]
+        return len(_Cost.probe(workspace, "resnet8", recipes, {"resnet8": 1.0}, None).trainings)
+
+    assert trainings("prune_channels(macs=0.5)") == 2
+    assert trainings("prune_channels(size=40KB)") == 3
+
+
 def test_of_a_large_set_a_part_of_an_epoch_may_do():
     plan_of = functools.partial(schedules, 128_000, 32)  # 1,000 steps each
     cost = replace(COST, train=100.0, qat=200.0)
-    counts = [_fit({"a": cost}, 128_000, plan_of, seconds, None, True, 1)["a"] for seconds in (400, 80, 60)]
+    counts = [_fit({"a": cost}, 128_000, plan_of, seconds, None, {}, True, 1)["a"] for seconds in (400, 80, 60)]
     assert counts[0] >= 1 > counts[1] > counts[2] >= 0.1
-    with pytest.raises(UserError, match="too short for 10% of an epoch of a with all steps"):
-        _fit({"a": cost}, 128_000, plan_of, 20, None, True, 1)
+    with pytest.raises(UserError, match="too short: 10% of an epoch of a with all further steps"):
+        _fit({"a": cost}, 128_000, plan_of, 20, None, {}, True, 1)
 
 
 def test_epochs_override_time():

@@ -165,7 +165,7 @@ def test_another_budget_trains_nothing(fresh, trained):
 
 def test_more_time_goes_on_with_what_was_found(fresh, trained):
     few = search(fresh, SPACE, terms(fresh, deadline=time.monotonic()))
-    assert few.search.stopped == "the time is up, but for measuring what was found" and not few.recipes
+    assert few.search.stopped == "the time is up; the rest is for measuring" and not few.recipes
     more = search(fresh, SPACE, terms(fresh, seconds=120))
     assert more.recipes and set(recipes_of(few)) <= set(recipes_of(more))
 
@@ -243,6 +243,16 @@ def test_other_limits_are_another_question_to_the_same_trials(fresh, trained, mo
     before = len(trained)
     again = search(fresh, SPACE, replace(tight, budget=make_budget("low", max_size="1MB")))
     assert again.search.stopped.endswith("in an earlier run") and len(trained) == before
+
+
+def test_what_other_code_found_is_asked_anew(fresh, trained, monkeypatch):
+    search(fresh, SPACE, terms(fresh))
+    before = len(trained)
+    search(fresh, SPACE, terms(fresh))
+    assert len(trained) == before
+    monkeypatch.setitem(searching.VERSIONS, "artifact", -1)
+    search(fresh, SPACE, terms(fresh))
+    assert len(trained) > before
 
 
 def test_limits_after_a_search_without_any_still_find_what_keeps_them(fresh, trained, monkeypatch):

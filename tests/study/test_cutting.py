@@ -114,6 +114,8 @@ def test_blocks_that_cannot_be_left_out_are_refused_before_training(few):
     with pytest.raises(UserError, match=r'"prune_blocks\(0.25\)" leaves out no block of resnet8@0.5; give a larger'):
         check_cutting(few, parse(f"{NETWORK} > prune_blocks(0.25)"))
     check_cutting(few, parse(f"{NETWORK} > prune_channels(0.6) > prune_blocks(macs=0.01)"))  # only the cut tells
+    with pytest.raises(UserError, match=r"macs=0\.01 is out of reach"):  # widths are known before
+        check_cutting(few, parse(f"{NETWORK} > prune_channels(0.5, scope=layer) > prune_blocks(macs=0.01)"))
 
 
 def test_what_follows_works_on_the_blocks_that_are_left(few):

@@ -111,6 +111,7 @@ def test_views_are_stored_where_only_answers_count():
         ("resnet20 > float32(3)", "at most 0 values"),
         ("resnet20 > > int8", "is not a step"),
         ("> int8", "no network"),
+        ("prune(0.9) > int8", 'begins with a step; here its network comes first, as in "resnet20 > prune'),
         ("resnet20 > prune_channels(0.5, 0.5)", "give only one of ratio, macs"),
         ("resnet20 > prune_channels(size=96KB, latency=1ms)", "give only one of size, latency"),
         ("resnet20 > prune_channels(size=big)", 'size "big" is no size'),

@@ -282,9 +282,11 @@ def test_the_plan_counts_the_teacher_and_its_answers():
     shared = {"resnet56": 9.0}
     cost = _Cost(3.0, 0.0, ((None, kd),), files=0, per_file=0.0, teachers=shared)
     two = {"resnet20": cost, "resnet8": cost}
-    assert _seconds(two, plan, seeds=2) == 360 + 2 * 2 * 150, "one teacher for both networks and all seeds"
+    assert _seconds(two, lambda network: plan, seeds=2) == 360 + 2 * 2 * 150, (
+        "one teacher for both networks and all seeds"
+    )
     together = two | {"resnet56": _Cost(9.0, 0.0, ((None, None),), files=0, per_file=0.0)}
-    assert _seconds(together, plan, seeds=1) == 2 * 150 + 360
+    assert _seconds(together, lambda network: plan, seeds=1) == 2 * 150 + 360
 
 
 def test_standardized_scores_of_two_classes_are_refused(few):

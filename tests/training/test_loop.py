@@ -46,6 +46,7 @@ def test_the_same_seed_trains_the_same_network(digits):
 def test_less_than_an_epoch_sees_a_part_of_the_images(digits):
     seen = []
     schedule = Schedule(1, batch_size=32, learning_rate=0.1, warmup=0.2).lasting(0.35)
+    assert schedule.lasting(0.0001).passes > 0, "the least is no nothing"
     images = small(digits.train)
     loop.train(fresh(), images, digits.validation, schedule, PLAIN, CPU, seed=0, progress=seen.append)
     assert len(seen) == 0.35 * len(images) // 32 and seen[-1] == 1

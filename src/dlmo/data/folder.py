@@ -90,7 +90,7 @@ def _check_bad(path: Path, bad: tuple[Skipped, ...], usable: int) -> None:
 def _left_out(bad: tuple[Skipped, ...], usable: int) -> list[str]:
     if not bad:
         return []
-    more = ", ..." if len(bad) > 3 else ""
+    more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
     return [f"left out {len(bad)} of {len(bad) + usable} files: {_listed(bad[:3])}{more}"]
 
 

@@ -9,7 +9,17 @@ import numpy as np
 from dlmo.data import Dataset, Split
 from dlmo.errors import UserError
 from dlmo.measure.accuracy import accuracy, right_answers
-from dlmo.measure.feeding import Feed, FeedOptions, choose_feed, choose_labels, common_feeds, load_for, output_of_class
+from dlmo.measure.feeding import (
+    SIDECAR,
+    Feed,
+    FeedOptions,
+    choose_feed,
+    choose_labels,
+    common_feeds,
+    load_for,
+    notes_split,
+    output_of_class,
+)
 from dlmo.measure.isolated import Child, memory_for
 from dlmo.measure.latency import machine
 from dlmo.measure.probe import Probe, latency_of, probe_file, scores_of
@@ -101,12 +111,19 @@ def evaluate(
         def scores(feed: Feed, images: np.ndarray, update: Callable[[float], None] | None) -> np.ndarray:
             return scores_in_pieces(child, content, options, feed, images, update)
 
-        with progress.stage(f"run on {len(images):,} {split} images") as update:
+        kind = "" if split == "all" else f"{split} "
+        with progress.stage(f"run on {len(images):,} {kind}images") as update:
             found = scores(chosen, images.images, update)
         # All outputs compete: an answer that is no class of this data set is wrong, and so is one that is no number.
         no_number = np.isnan(found).any(1)
         measured = accuracy(found, np.where(no_number, -1, outputs[images.labels]))
         notes = _notes_on(dataset, split)
+        if split == "all" and notes_split(path.parent / SIDECAR):
+            known = len(dataset.train) + len(dataset.validation)
+            notes.append(
+                f"dlmo made this model: if it did so of these images, it was trained and chosen on {known:,} of them; "
+                "without --split all the others alone judge it"
+            )
         if no_number.any():
             notes.append(f"{no_number.sum():,} images get scores that are no numbers")
         if probe.batch > 1:

@@ -24,6 +24,8 @@ from dlmo.runtimes.litert.interpreter import LAYOUTS
 from dlmo.runtimes.litert.metadata import label_lines
 
 CHANNEL_ORDERS = ("rgb", "bgr")
+# What dlmo writes beside a model.
+SIDECAR = "preprocessing.json"
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,11 @@ class Feed:
 
 def choose_feed(options: FeedOptions, model: Path, probe: Probe) -> Feed:
     """The first of: options, preprocessing.json beside the model, the model's metadata, what its input suggests."""
-    sidecar = model.parent / "preprocessing.json"
+    sidecar = model.parent / SIDECAR
     given = options.normalization()
     places = (
         (given, "options"),
-        (None if given is not None else _noted_normalization(sidecar), sidecar.name),
+        (None if given is not None else noted_normalization(sidecar), sidecar.name),
         (probe.mean and Normalization(tuple(probe.mean), tuple(probe.std)), "the file's metadata"),
         (
             natural_normalization(np.dtype(probe.input_dtype), *probe.quantization),
@@ -149,7 +151,7 @@ def load_for(source: str | Path, model: Path, probe: Probe, group_by: str | None
     if max(probe.size) > MAX_INPUT_SIDE:
         taken = " x ".join(map(str, probe.size))
         raise UserError(f"{model} takes images of {taken} pixels; images are read at up to {MAX_INPUT_SIDE} a side")
-    noted = None if group_by is not None else _noted_group_by(model.parent / "preprocessing.json")
+    noted = None if group_by is not None else _noted_group_by(model.parent / SIDECAR)
     if noted is not None:
         try:
             return load(source, input_size=tuple(probe.size), channels=probe.channels, group_by=noted)
@@ -163,12 +165,22 @@ def load_for(source: str | Path, model: Path, probe: Probe, group_by: str | None
     return load(source, input_size=tuple(probe.size), channels=probe.channels, group_by=group_by or None)
 
 
+def notes_split(sidecar: Path) -> bool:
+    """Whether the preprocessing.json at `sidecar` tells how the images were split that the model was made of."""
+    return _noted_split(sidecar) != {}
+
+
 def _noted_group_by(sidecar: Path) -> str | None:
-    try:
-        noted = json.loads(sidecar.read_text())["split"]["group_by"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    noted = _noted_split(sidecar).get("group_by")
     return noted if isinstance(noted, str) else None
+
+
+def _noted_split(sidecar: Path) -> dict:
+    try:
+        noted = json.loads(sidecar.read_text())["split"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return noted if isinstance(noted, dict) else {}
 
 
 def common_feeds(options: FeedOptions, chosen: Feed, channels: int) -> dict[str, Feed]:
@@ -198,8 +210,9 @@ def _read_labels(path: Path) -> tuple[str, ...]:
         raise UserError(f"cannot read the labels {path}: {error.strerror}") from None
 
 
-def _noted_normalization(sidecar: Path) -> Normalization | None:
-    """`normalize` of a preprocessing.json: offset and scale, each one number or one per channel; None without it."""
+def noted_normalization(sidecar: Path) -> Normalization | None:
+    """`normalize` of the preprocessing.json at `sidecar`: offset and scale, each one number or one per
+    channel; None without it."""
     try:
         noted = json.loads(sidecar.read_text())["normalize"]
         offset, scale = noted["offset"], noted["scale"]

@@ -12,6 +12,7 @@ from torch import nn
 
 from dlmo.data import normalization
 from dlmo.data.preprocessing import PIXEL_OFFSET, PIXEL_SCALE
+from dlmo.data.preprocessing import Normalization as PixelNormalization
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,11 @@ def parse(mean: str | None, std: str | None) -> Normalization | None:
     if mean in KNOWN and std in (None, mean):
         return KNOWN[mean]
     rule = normalization.parse(mean, std)
-    if rule is None:
-        return None
+    return None if rule is None else of_pixels(rule)
+
+
+def of_pixels(rule: PixelNormalization) -> Normalization:
+    """The same as (pixel - mean) / std."""
     found = Normalization(*(tuple(round(value / 255, 9) for value in values) for values in (rule.mean, rule.std)))
     own = KNOWN["dlmo"]  # also where it is told in rounded numbers: it needs no layer
     near = all(abs(value - own.mean[0]) < _ROUNDED for value in (*found.mean, *found.std))

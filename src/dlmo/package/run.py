@@ -36,10 +36,12 @@ class Model:
         self.interpreter = Interpreter(model_content=content, num_threads=1)
         self.interpreter.allocate_tensors()
         (self.input,), (self.output,) = self.interpreter.get_input_details(), self.interpreter.get_output_details()
-        shapes = tuple(self.input["shape"][1:]), int(np.prod(self.output["shape"]))
-        wanted = (self.preprocessing.height, self.preprocessing.width, self.preprocessing.channels), len(labels)
-        if shapes != wanted:
-            raise ValueError(f"input and number of classes are {shapes} in the model, {wanted} in the files beside it")
+        shape, classes = tuple(self.input["shape"][1:].tolist()), int(np.prod(self.output["shape"]))
+        wanted = self.preprocessing.height, self.preprocessing.width, self.preprocessing.channels
+        if shape != wanted:
+            raise ValueError(f"the model takes images of {shape}, preprocessing.json says {wanted}")
+        if classes != len(labels):
+            raise ValueError(f"the model has {classes} outputs, labels.txt {len(labels)} names")
 
     def prepare(self, images: np.ndarray) -> np.ndarray:
         """uint8 images, N x H x W x C, to the model's own input type."""
@@ -136,7 +138,7 @@ def main() -> int:
             print(describe(result))
             return 0 if result.passed else 1
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, EOFError) as error:
-        print(f"{folder} cannot be used: {error!r}", file=sys.stderr)
+        print(f"{folder} cannot be used: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
     try:
         code = classify(model, arguments.images, arguments.top)

@@ -92,7 +92,8 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     ram = "not known" if evaluation.ram_bytes is None else f"{wording.kilobytes(evaluation.ram_bytes)} KB"
     lines = {
         "accuracy": f"{wording.percent(evaluation.accuracy)} % (95 % interval {wording.interval(evaluation)} %, "
-        f"n = {evaluation.images:,} {evaluation.split} images of {evaluation.dataset})",
+        f"n = {evaluation.images:,}{',' * (evaluation.split == 'all')} {evaluation.split} images of "
+        f"{evaluation.dataset})",
         "size": f"{wording.kilobytes(evaluation.size_bytes)} KB "
         f"({wording.kilobytes(evaluation.compressed_bytes)} KB zipped; 1 KB = {wording.KB:,} bytes)",
         "latency": f"{wording.milliseconds(evaluation.latency_ms)} ms p50, "
@@ -259,6 +260,7 @@ def _print_choice(choice: Choice, target: str, console: Console) -> None:
         _say(console, "paid: against the row above, a smaller file, less latency or RAM, or better answers", "dim")
     if choice.worth:
         _heading(console, "What each step was worth")
+        _say(console, "the chosen recipe against the same recipe without the step, accuracy on test images", "dim")
         console.print(_worth_table(choice.worth))
     if choice.advice:
         _heading(console, "The study's advice")

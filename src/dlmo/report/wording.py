@@ -3,7 +3,7 @@
 import math
 
 from dlmo.measure.targets import Measured
-from dlmo.study.results import Failure, Result, Run, Rung, Search, StepWorth, best_judged, pareto_front
+from dlmo.study.results import Failure, Result, Run, Rung, Search, StepWorth, most_accurate, pareto_front
 
 KB = 1000
 NOT_KNOWN = "-"
@@ -197,9 +197,7 @@ def validation_images(run: Run, result: Result) -> str:
 
 def described(run: Run) -> Result | None:
     """The result that confusion and mistakes belong to: the chosen, else the most accurate."""
-    if run.choice:
-        return run.choice.result
-    return max(best_judged(run.results), key=lambda result: result.validation_accuracy, default=None)
+    return run.choice.result if run.choice else most_accurate(run.results)
 
 
 def steps(result: Result) -> str:
@@ -257,7 +255,10 @@ def dataset_details(dataset: dict) -> list[tuple[str, str]]:
             "balance",
             f"the largest class has {larger:.3g} times the training images of the smallest" * (larger > 1),
         ),
-        ("left out", f"files: {len(skipped):,}, first {value_text(skipped[0])}" if skipped else ""),
+        (
+            "left out",
+            f"{len(skipped):,} file{'s' * (len(skipped) > 1)}, named in results.json under skipped" if skipped else "",
+        ),
         ("fingerprint", dataset.get("fingerprint")),
     ]
     return [(name, text) for name, text in details if text]

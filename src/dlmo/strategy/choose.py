@@ -13,6 +13,7 @@ from dlmo.strategy.budget import (
     running_of,
     running_ratio,
     shortfalls,
+    stored_bytes,
 )
 from dlmo.strategy.waterfall import LATENCY_NOISE, compared, dropped_words, leanest, pays, waterfall
 from dlmo.study.recipe import parse
@@ -54,7 +55,7 @@ def pick(results: Sequence[Result], budget: Budget, plain: float | None = None) 
     if not legal:
         return None
     if budget.goal == "size":
-        return min(legal, key=lambda r: (r.size_bytes, -r.validation_accuracy, running_of(r, budget.running_cost)))
+        return min(legal, key=lambda r: (stored_bytes(r), -r.validation_accuracy, running_of(r, budget.running_cost)))
     if budget.goal == "balance":
         return max(legal, key=lambda r: balance(r, reference, budget))
     return max(legal, key=lambda r: (round(r.validation_accuracy, 3), -running_of(r, budget.running_cost)))
@@ -65,7 +66,7 @@ def balance(result: Result, reference: Result, budget: Budget) -> float:
 
     One error more than was seen is counted, so that no errors among few images are not taken for none at all.
     """
-    size = math.log2(reference.size_bytes / result.size_bytes)
+    size = math.log2(stored_bytes(reference) / stored_bytes(result))
     before, after = (running_of(r, budget.running_cost) for r in (reference, result))
     # Against a reference of unknown cost only size and errors count; an unknown cost itself comes last.
     running = -math.inf if after == math.inf else 0.0 if before == math.inf else math.log2(before / after)
@@ -121,7 +122,7 @@ def explain(
     measure = budget.running_cost
     cost = RUNNING_COSTS[measure]
     goal = {
-        "size": "the smallest file",
+        "size": "the smallest file" if chosen.flash_bytes is None else "the least flash",
         "balance": f"the best balance (half the size or {cost} weighs like a tenth more errors)",
         "accuracy": f"the highest validation accuracy (to 0.1 point), then the lowest {cost}",
     }[budget.goal]

@@ -125,26 +125,27 @@ class _Judge:
     """Trains on other parts of the images and judges on the rest."""
 
     def __init__(self, workspace: Workspace, plans: dict[str, NetworkPlan], seed: int) -> None:
-        self._workspaces = [workspace, *(_on(workspace, fold) for fold in fold_datasets(workspace.dataset))]
+        # Not the images that everything was chosen on so far: what was lucky there would keep a part of its luck.
+        self._folds = [_on(workspace, fold) for fold in fold_datasets(workspace.dataset)]
         self._plans, self._seed = plans, seed
 
     @property
     def trainings(self) -> int:
-        return len(self._workspaces)
+        return len(self._folds)
 
     def seconds(self, recipe: Recipe) -> float:
         """What looking at it again should take."""
-        return sum(remaining_seconds(part, [recipe], self._plans, [self._seed]) for part in self._workspaces)
+        return sum(remaining_seconds(part, [recipe], self._plans, [self._seed]) for part in self._folds)
 
     def is_trained(self, recipe: Recipe) -> bool:
         """Whether it shares all its trainings with what was looked at."""
-        return not any(remaining_trainings(part, [recipe], self._plans, [self._seed]) for part in self._workspaces)
+        return not any(remaining_trainings(part, [recipe], self._plans, [self._seed]) for part in self._folds)
 
     def again(self, result: Result) -> Result:
-        """The result with its accuracy on all the images."""
+        """The result with its accuracy on all the images of the other parts."""
         recipe = parse(result.recipe)
         right = []
-        for part in self._workspaces:
+        for part in self._folds:
             content = make_artifact(part, recipe, self._plans[recipe.network], self._seed).content()
             right.append(right_answers(scores(part, content, "validation", "a file"), part.dataset.validation.labels))
         answers = np.concatenate(right)

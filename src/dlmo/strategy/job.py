@@ -3,6 +3,7 @@
 What needs a runtime is imported where it is used: `train_only` shares the first half and has none.
 """
 
+import math
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -42,7 +43,7 @@ from dlmo.strategy.search import Found, Terms, search
 from dlmo.strategy.space import Space
 from dlmo.study.graph import file_task
 from dlmo.study.recipe import Float32, Mixed, Prune, PruneChannels, Qat, Recipe, parse
-from dlmo.study.results import NOT_ENOUGH, Choice, Result, Run, best_judged
+from dlmo.study.results import NOT_ENOUGH, Choice, Result, Run, most_accurate
 from dlmo.study.run import Cluster, Outcome, comparer, make_recipes, run_recipes
 from dlmo.study.shape import untrained_file
 from dlmo.study.stages import make_artifact, scores
@@ -64,6 +65,8 @@ _SEARCHED_SHARE, _SEARCHED_SHARE_OF_FEW, _CONFIRMED_SHARE = 0.95, 0.55, 0.97
 _MEASURED_FILES, _SECONDS_TO_MEASURE = 15, 2.0
 # Its first trainings take this share of a full schedule.
 _SHORT_SHARE = 0.2
+# At most so much of it may go by before it is known whether limits are in reach.
+_SHAPES_SHARE = 0.25
 # A file may take so much longer than its recipe asked for without a word, as measurements differ.
 _LATENCY_KEPT = 1.05
 
@@ -286,10 +289,11 @@ def run_prepared(ready: Prepared, job: Job, options: Options, begun: float, plan
         known = [recipe for recipes in ready.recipes.values() for recipe in recipes]
         candidates = [*known, *(space.smallest() if space else ())]
         likely = smallest(workspace, candidates)
-        out_of_reach = _out_of_reach(workspace, likely, job, options)
+        deadline = math.inf if ready.seconds is None else begun + _SHAPES_SHARE * ready.seconds
+        out_of_reach = _out_of_reach(workspace, likely, job, options, deadline)
         if out_of_reach and job.all_networks and len(likely) < len(candidates):
             # The networks the user named: what lies between the smallest and the fastest may keep both limits.
-            out_of_reach = _out_of_reach(workspace, candidates, job, options)
+            out_of_reach = _out_of_reach(workspace, candidates, job, options, deadline)
         if out_of_reach:
             return _refused(job, options, ready, out_of_reach)
     planned = planned or plan_job(ready, job, options)
@@ -344,6 +348,7 @@ def run_prepared(ready: Prepared, job: Job, options: Options, begun: float, plan
                 *_latency_notes(results, options),
                 *_no_number_notes(outcomes),
                 *_doubts(options, results),
+                *_few_images(choice, job.budget),
             ),
             search=searched,
             classes=dataset.classes,
@@ -372,9 +377,19 @@ def _near(
     return tuple(line + AS_EXPECTED * (line.partition(": ")[0] in expected) for line in lines)
 
 
-def _out_of_reach(workspace: Workspace, recipes: Sequence[Recipe], job: Job, options: Options) -> tuple[str, ...]:
-    """The nearest points, where none of the recipes that can be made into a file may keep the budget."""
-    return impossible(gather(workspace, convertible(workspace, recipes), options.threads), job.budget)
+def _out_of_reach(
+    workspace: Workspace, recipes: Sequence[Recipe], job: Job, options: Options, deadline: float
+) -> tuple[str, ...]:
+    """The nearest points, where none of the recipes that can be made into a file may keep the budget.
+
+    Nothing where they could not be made by the deadline, by time.monotonic(): the time is for training.
+    """
+    made = []
+    for recipe in recipes:
+        if time.monotonic() > deadline:
+            return ()
+        made += convertible(workspace, [recipe])
+    return impossible(gather(workspace, made, options.threads), job.budget)
 
 
 def _too_large(ready: Prepared, planned: Planned, budget: Budget) -> list[Recipe]:
@@ -517,7 +532,7 @@ def _choose(
     elif job.given is not None:
         wanted = next((result for result in results if result.recipe == str(job.given)), None)
         choice = None if wanted is None else asked_for(wanted, results, compare)
-    shown = choice.result if choice else max(best_judged(results), key=lambda result: result.validation_accuracy)
+    shown = choice.result if choice else most_accurate(results)
     return choice, next(outcome for outcome in outcomes if outcome.result is shown)
 
 
@@ -547,6 +562,11 @@ def _cluster(options: Options) -> Cluster | None:
     from dlmo.study.cluster import make_on
 
     return partial(make_on, options.cluster)
+
+
+def listed(named: str | Sequence[str]) -> list[str]:
+    """One name or several, as a list: a text is a sequence of letters as well."""
+    return [named] if isinstance(named, str) else list(named)
 
 
 def given_options(options: Options) -> dict[str, object]:
@@ -656,6 +676,19 @@ def _no_number_notes(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
         f"{result.recipe} (seed {result.seed}): {count:,} test images get scores that are no numbers, counted as wrong"
         for result, count in counts
         if count
+    )
+
+
+def _few_images(choice: Choice | None, budget: Budget | None) -> tuple[str, ...]:
+    """Where one image more or less decides whether a loss is allowed."""
+    if choice is None or budget is None or budget.max_drop is None:
+        return ()
+    images = choice.result.validation_images
+    if images * budget.max_drop >= 1:
+        return ()
+    return (
+        f"the choice was made on {images} validation images, of which one is {100 / images:.1f} points: a loss of "
+        f"{100 * budget.max_drop:g} cannot be told from luck there; more images, or --time to look again, would tell",
     )
 
 

@@ -10,7 +10,7 @@ from dlmo.measure import memory, targets
 from dlmo.progress import Progress
 from dlmo.strategy import legality
 from dlmo.strategy.budget import make_budget, without_latency
-from dlmo.strategy.job import Job, Options, command_line, given_options, run_job
+from dlmo.strategy.job import Job, Options, command_line, given_options, listed, run_job
 from dlmo.strategy.own import open_own, own_arguments
 from dlmo.strategy.plan import default_networks
 from dlmo.strategy.space import Space, space_for
@@ -29,7 +29,7 @@ def optimize(
     max_ram: str | None = None,
     min_accuracy: float | None = None,
     max_drop: float | None = None,
-    network: Sequence[str] = (),
+    network: str | Sequence[str] = (),
     model: str | Path | None = None,
     mean: str | None = None,
     std: str | None = None,
@@ -53,6 +53,7 @@ def optimize(
             f"--max-ram {max_ram}: this system does not tell what memory a process takes (no /proc); leave it out, or "
             "name a target that tells it (mcu, npu, ssh:...)"
         )
+    network = listed(network)
     own = open_own(model, network, mean, std, channel_order)
     named = [own.name] if own else list(dict.fromkeys(networks.canonical(name) for name in network))
     arguments = {"service": service, **limits, **shares, **own_arguments(own, named), **given_options(options)}

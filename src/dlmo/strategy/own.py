@@ -149,9 +149,12 @@ def take_in(source: Source, request: Request, dataset: Dataset, stem: str, progr
 
     if stem != "auto" and not source.has_stem:
         raise UserError(f"--stem {stem}: {request.model} is as it is; leave it out")
-    given = parse(request.mean, request.std)
-    candidate = _File(source, request, dataset) if source.make is None else _Module(source, request, dataset, stem)
     notes = []
+    given = parse(request.mean, request.std)
+    if given is None and source.make is None and (noted := _noted(request)) is not None:
+        given = noted
+        notes.append(f"normalization: {given}, as preprocessing.json beside {request.model} says")
+    candidate = _File(source, request, dataset) if source.make is None else _Module(source, request, dataset, stem)
     if request.channel_order is not None:
         if dataset.input_shape[2] != 3:
             raise UserError(f"--channel-order: {dataset.name} has grey images; leave it out")
@@ -313,6 +316,15 @@ def _noise(sample):
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _noted(request: Request) -> "Normalization | None":
+    """What `preprocessing.json` beside a .tflite file says, as dlmo writes it."""
+    from dlmo.measure.feeding import SIDECAR, noted_normalization
+    from dlmo.networks.normalization import of_pixels
+
+    rule = noted_normalization(Path(request.model).expanduser().parent / SIDECAR)
+    return None if rule is None else of_pixels(rule)
 
 
 def _infer(candidate: _File | _Module, dataset: Dataset, bgr: bool, tries_bgr: bool, update: Callable[[float], None]):

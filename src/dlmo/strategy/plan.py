@@ -52,7 +52,9 @@ _PARTS_OF_AN_EPOCH = (0.75, 0.5, 0.35, 0.25, 0.15, 0.1)
 # Smaller images first, where the last fifth of the steps is enough to settle the statistics: with 8 epochs, or so many
 # steps in each.
 _SMALLEST_PROGRESSIVE_SIDE, _STEPS_OF_LARGE_SETS = 28, 300
-_VERSION = 13
+_VERSION = 14
+# Schedules shorter than this share of a full one are said to be short.
+_NEARLY_FULL = 0.9
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,7 @@ def make_plan(
             plain = dict.fromkeys(networks, 0.0) | epoch
             costs = {name: _Cost.probe(workspace, name, recipes[name], plain, probe) for name in networks}
         spent = time.monotonic() - begun
-        counts = _fit(costs, images, plan_of, seconds, epochs, all_networks, len(seeds), spent, share)
+        counts = _fit(costs, images, plan_of, seconds, epochs, epochs_of, all_networks, len(seeds), spent, share)
         if seconds is not None and epochs is None:
             counts = no_shorter_than_before(counts)
         counts |= {network: value for network, value in epochs_of.items() if network in networks}
@@ -322,7 +324,7 @@ def _notes(
     several = len(lines) > 1
     notes = [f"schedule{' of ' + ', '.join(of) if several else ''}: {line}" for line, of in lines.items() if line]
     full = full_epochs(images)
-    if any(0 < plan.train.passes < full for plan in plans.values()) and seconds is not None:
+    if any(0 < plan.train.passes < _NEARLY_FULL * full for plan in plans.values()) and seconds is not None:
         notes.append(f"the time is short: a full schedule has {full} epochs; more --time gives better accuracy")
     if document["dropped"]:
         notes.append(f"not tried for lack of time: {', '.join(document['dropped'])}")
@@ -368,12 +370,15 @@ class _Cost:
         for recipe in recipes:
             kd, further = recipe.kd, recipe.further_trainings
             if kd is not None and kd.born_again:
-                trainings[None, ()] = None, None
+                trainings[None, (), None] = None, None
                 for generation in range(1, kd.generations):
                     before = kd.model_copy(update={"generations": generation})
-                    trainings[before, ()] = None, before
+                    trainings[before, (), None] = None, before
             for end in range(len(further) + 1):
-                trainings[kd, further[:end]] = (further[end - 1] if end else None), kd
+                trainings[kd, further[:end], _file_asked(further[:end], recipe)] = (
+                    (further[end - 1] if end else None),
+                    kd,
+                )
         qat_seconds = 0.0
         if any(isinstance(step, Qat) for step, _ in trainings.values()):
             try:
@@ -393,8 +398,11 @@ class _Cost:
         return seeds * (training + self.files * self.per_file)
 
 
-def _seconds(costs: Mapping[str, _Cost], plan: NetworkPlan, seeds: int) -> float:
-    """All the work on these networks; a teacher is trained once, for all networks and seeds."""
+def _seconds(costs: Mapping[str, _Cost], plan_of: Callable[[str], NetworkPlan], seeds: int) -> float:
+    """All the work on these networks; a teacher is trained once, for all networks and seeds.
+
+    plan_of: the schedules of a network or teacher.
+    """
     teachers = {
         kd.teacher: cost.teachers[kd.teacher]
         for cost in costs.values()
@@ -402,11 +410,17 @@ def _seconds(costs: Mapping[str, _Cost], plan: NetworkPlan, seeds: int) -> float
         if kd is not None and kd.scheme == "offline" and kd.teacher in cost.teachers
     }
     before = sum(
-        replace(plan, epoch_seconds=seconds).seconds_of(None)
+        replace(plan_of(name), epoch_seconds=seconds).seconds_of(None)
         for name, seconds in teachers.items()
         if name not in costs or (None, None) not in costs[name].trainings
     )
-    return before + sum(cost.seconds(plan, seeds) for cost in costs.values())
+    return before + sum(cost.seconds(plan_of(name), seeds) for name, cost in costs.items())
+
+
+def _file_asked(steps: Sequence[Step], recipe: Recipe) -> str | None:
+    """The number format that these steps of a recipe depend on, where they cut to what its file takes."""
+    asks = any(isinstance(step, PruneChannels) and (step.size, step.latency) != (None, None) for step in steps)
+    return recipe.precision.name if asks else None
 
 
 def _teachers(recipes: Sequence[Recipe]) -> tuple[str, ...]:
@@ -432,6 +446,7 @@ def _fit(
     plan_of: Callable[[float], NetworkPlan],
     seconds: float | None,
     epochs: float | None,
+    epochs_of: Mapping[str, float],
     all_networks: bool,
     seeds: int,
     spent: float = 0.0,
@@ -439,24 +454,24 @@ def _fit(
 ) -> dict[str, float]:
     """The networks to try, and how many epochs each is trained from scratch.
 
-    plan_of: the schedules for so many epochs. spent: of the seconds, so far. share: of the rest, for all of them.
+    plan_of: the schedules for so many epochs. epochs_of: what is asked for of some networks and teachers, whatever it
+    takes. spent: of the seconds, so far. share: of the rest, for all of them.
     """
     full = full_epochs(images)
     names = list(costs)
-    if seconds is None or epochs is not None:
+    if seconds is None or epochs is not None or set(names) <= set(epochs_of):
         return dict.fromkeys(names, epochs or full)
 
     steps = images // batch_size_for(images)
     parts = [part for part in _PARTS_OF_AN_EPOCH if part * steps >= _FEWEST_STEPS]
 
+    def seconds_of(chosen: list[str], count: float) -> float:
+        return _seconds({name: costs[name] for name in chosen}, lambda name: plan_of(epochs_of.get(name, count)), seeds)
+
     def affordable(chosen: list[str]) -> float:
         """The longest schedule, in epochs, that fits; 0 if none does. Of large sets a part of an epoch may do."""
-
-        def fits(count: float) -> bool:
-            plan = plan_of(count)
-            return _seconds({name: costs[name] for name in chosen}, plan, seeds) <= (seconds - spent) * share
-
-        return next((count for count in (*range(full, 0, -1), *parts) if fits(count)), 0)
+        left = (seconds - spent) * share
+        return next((count for count in (*range(full, 0, -1), *parts) if seconds_of(chosen, count) <= left), 0)
 
     chosen = names if all_networks else names[:1]
     # A further network takes nothing from the schedules of those before it: more time makes no answer worse.
@@ -465,11 +480,13 @@ def _fit(
     count = affordable(chosen)
     if count == 0:
         least = min(parts, default=1)
-        needed = spent + _seconds({name: costs[name] for name in chosen}, plan_of(least), seeds) / share
+        needed = spent + seconds_of(chosen, least) / share
         words = "one epoch" if least == 1 else f"{least:.0%} of an epoch"
+        files = sum(costs[name].files for name in chosen) * seeds
         raise UserError(
-            f"--time is too short for {words} of {', '.join(chosen)} with all steps on this machine: "
-            f"give at least {math.ceil(needed / 60)}m, or fewer networks or setups"
+            f"--time of {seconds:g} seconds is too short: {words} of {', '.join(chosen)} with all further steps, and "
+            f"{files} files to make and measure, take longer on this machine: give at least "
+            f"{math.ceil(needed / 60)}m, or fewer networks or setups"
         )
     return dict.fromkeys(chosen, count)
 

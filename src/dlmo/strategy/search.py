@@ -32,6 +32,7 @@ from dlmo.strategy.choose import pick
 from dlmo.strategy.plan import QAT_COST, macs_of, remaining_seconds
 from dlmo.strategy.space import Space
 from dlmo.strategy.waterfall import ladder, without_teacher
+from dlmo.study.keys import VERSIONS
 from dlmo.study.recipe import DynamicInt8, Float16, Float32, Int8, Qat, Recipe, parse
 from dlmo.study.results import Search, Trial, pareto_front
 from dlmo.study.stages import make_artifact, scores
@@ -571,6 +572,7 @@ def _question(workspace: Workspace, space: Space, terms: Terms) -> dict[str, obj
         "threads": terms.threads,
         "space": asdict(space),
         "seed": terms.seed,
+        "stages": VERSIONS,  # what was found is of their code
     }
 
 
@@ -610,7 +612,7 @@ def _why_stopped(repeats: int, late: bool) -> str:
         return "nothing new was proposed"
     if not late:
         return "the rest of the time is too short for another training"
-    return "the time is up, but for measuring what was found"
+    return "the time is up; the rest is for measuring"
 
 
 def _family(network: str) -> str:

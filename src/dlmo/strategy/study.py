@@ -7,7 +7,7 @@ from pathlib import Path
 from dlmo import networks as registry
 from dlmo.errors import UserError
 from dlmo.progress import Progress
-from dlmo.strategy.job import Job, Options, command_line, given_options, run_job
+from dlmo.strategy.job import Job, Options, command_line, given_options, listed, run_job
 from dlmo.strategy.own import Own, open_own, own_arguments
 from dlmo.strategy.train_only import TrainedOnly, train_only
 from dlmo.study.recipe import SETUPS, Recipe, for_setup, parse, parse_steps
@@ -17,9 +17,9 @@ from dlmo.study.results import Run
 def study(
     source: str | Path,
     *,
-    network: Sequence[str] = (),
-    setup: Sequence[str] = (),
-    recipe: Sequence[str] = (),
+    network: str | Sequence[str] = (),
+    setup: str | Sequence[str] = (),
+    recipe: str | Sequence[str] = (),
     model: str | Path | None = None,
     mean: str | None = None,
     std: str | None = None,
@@ -35,16 +35,16 @@ def study(
     model: the user's own, in place of the networks of this package; recipes are then steps alone.
     """
     options = options or Options(time=None)
-    own = open_own(model, network, mean, std, channel_order)
+    own = open_own(model, listed(network), mean, std, channel_order)
     return run_job(source, study_job(source, network, setup, recipe, own, options, kd, prune), options, progress).run
 
 
 def train_study(
     source: str | Path,
     *,
-    network: Sequence[str] = (),
-    setup: Sequence[str] = (),
-    recipe: Sequence[str] = (),
+    network: str | Sequence[str] = (),
+    setup: str | Sequence[str] = (),
+    recipe: str | Sequence[str] = (),
     model: str | Path | None = None,
     mean: str | None = None,
     std: str | None = None,
@@ -58,7 +58,7 @@ def train_study(
     if model is not None and Path(model).suffix.lower() == ".tflite":  # opening one needs the runtime
         raise UserError(f"--train-only: {model} holds no network that could be trained")
     options = options or Options(time=None)
-    own = open_own(model, network, mean, std, channel_order)
+    own = open_own(model, listed(network), mean, std, channel_order)
     return train_only(source, study_job(source, network, setup, recipe, own, options, kd, prune), options, progress)
 
 
@@ -87,17 +87,17 @@ def epochs_by_network(entries: Sequence[str]) -> tuple[float | None, dict[str, f
 
 def study_job(
     source: str | Path,
-    network: Sequence[str],
-    setup: Sequence[str],
-    recipe: Sequence[str],
+    network: str | Sequence[str],
+    setup: str | Sequence[str],
+    recipe: str | Sequence[str],
     own: Own | None,
     options: Options,
     kd: str = "kd",
     prune: str = "prune",
 ) -> Job:
     """What is to be measured; the arguments are those of `study`."""
-    named = [own.name] if own else list(network)
-    codes = [code for entry in setup for code in entry.split(",")]
+    named, recipe = [own.name] if own else listed(network), listed(recipe)
+    codes = [code for entry in listed(setup) for code in entry.split(",")]
     if codes and not named:
         raise UserError("--setup needs --network NAME: a setup is measured on networks (see `dlmo networks`)")
     setups = codes or ([] if own and recipe else list(SETUPS))
@@ -107,7 +107,7 @@ def study_job(
     if not wanted:
         raise UserError("nothing to study: give --network NAME (see `dlmo networks`) or --recipe TEXT")
     wanted = list({str(entry): entry for entry in wanted}.values())
-    arguments = {**own_arguments(own, named), "setup": codes, "recipe": list(recipe), **given_options(options)}
+    arguments = {**own_arguments(own, named), "setup": codes, "recipe": recipe, **given_options(options)}
     arguments |= {name: step for name, step in (("kd", kd), ("prune", prune)) if step != name}
     command = command_line("study", [source], arguments)
     return Job(command, lambda images: wanted, own=own, strict=bool(codes or recipe))

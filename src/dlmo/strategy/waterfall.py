@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from dlmo.measure.statistics import PairedTest
-from dlmo.strategy.budget import Budget, running_of, running_ratio, shortfalls
+from dlmo.strategy.budget import Budget, running_of, running_ratio, shortfalls, stored_bytes
 from dlmo.study.recipe import Float32, Kd, Qat, Recipe, parse
 from dlmo.study.results import Result, Rung
 
@@ -83,12 +83,12 @@ def compared(test: PairedTest, without: Result, with_it: Result) -> str:
 
 
 def pays(test: PairedTest, without: Result, with_it: Result, running_cost: str) -> bool:
-    """Whether a step made the answers better beyond chance, the file smaller or running it cheaper."""
+    """Whether a step made the answers better beyond chance, what is stored smaller or running it cheaper."""
     running = running_ratio(with_it, without, running_cost)
     better = test.gain > 0 and test.p_value < 0.05
     return (
         better
-        or with_it.size_bytes < 0.99 * without.size_bytes
+        or stored_bytes(with_it) < 0.99 * stored_bytes(without)
         or (running is not None and running < 1 - LATENCY_NOISE)
     )
 
@@ -104,7 +104,7 @@ def leanest(picked: Result, results: Sequence[Result], budget: Budget, reference
     def as_good(other: Result) -> bool:
         return (
             other.validation_accuracy >= picked.validation_accuracy - _SAME_ACCURACY - 1e-9
-            and other.size_bytes <= _SAME_SIZE * picked.size_bytes
+            and stored_bytes(other) <= _SAME_SIZE * stored_bytes(picked)
             and running_of(other, budget.running_cost) <= (1 + LATENCY_NOISE) * running_of(picked, budget.running_cost)
             and not shortfalls(other, budget, reference)
         )

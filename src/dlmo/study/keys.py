@@ -12,7 +12,7 @@ from dlmo.training.schedule import Schedule
 # are no part of a key either.
 VERSIONS = {
     "train": 3,
-    "import": 1,
+    "import": 2,
     "technique": 3,
     "cut": 3,
     "blocks": 1,

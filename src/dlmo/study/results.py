@@ -320,6 +320,11 @@ def best_judged(results: Sequence[Result]) -> list[Result]:
     return [result for result in results if result.validation_images == most]
 
 
+def most_accurate(results: Sequence[Result]) -> Result | None:
+    """The best on validation images, of those judged on most of them; of equals the smallest file. None of none."""
+    return max(best_judged(results), key=lambda r: (r.validation_accuracy, -r.size_bytes), default=None)
+
+
 def pareto_front(results: Sequence[Result], cost: str) -> list[Result]:
     """Results that no other one beats in both validation accuracy and `cost` (a field's name), cheapest first, of those
     judged on most images."""

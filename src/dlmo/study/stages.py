@@ -15,7 +15,7 @@ import numpy as np
 from dlmo.atomic import write_atomically
 from dlmo.data.dataset import Split
 from dlmo.study.keys import VERSIONS, teacher_training, technique_key, train_key
-from dlmo.study.recipe import Int8, Mixed, Precision, Recipe, Step
+from dlmo.study.recipe import Int8, Mixed, Precision, Prune, Recipe, Step
 from dlmo.study.store import key_of
 from dlmo.study.trainings import train, train_further
 from dlmo.study.workspace import Artifact, NetworkPlan, Trained, Workspace, load_network
@@ -23,7 +23,8 @@ from dlmo.study.workspace import Artifact, NetworkPlan, Trained, Workspace, load
 
 def make_artifact(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed: int) -> Artifact:
     """Run every stage of a recipe that the store does not hold yet."""
-    return convert(workspace, make_trained(workspace, recipe, plan, seed), recipe.precision, seed)
+    pruned = any(isinstance(step, Prune) for step in recipe.steps)
+    return convert(workspace, make_trained(workspace, recipe, plan, seed), recipe.precision, seed, pruned=pruned)
 
 
 def make_trained(workspace: Workspace, recipe: Recipe, plan: NetworkPlan, seed: int) -> Trained:
@@ -117,8 +118,12 @@ def _name(network: str, *steps: Step | None) -> str:
     return " > ".join([network, *(str(step) for step in steps if step is not None)])
 
 
-def convert(workspace: Workspace, trained: Trained, precision: Precision, seed: int) -> Artifact:
-    """Turn a trained network into a .tflite file of the given precision."""
+def convert(workspace: Workspace, trained: Trained, precision: Precision, seed: int, *, pruned: bool) -> Artifact:
+    """Turn a trained network into a .tflite file of the given precision.
+
+    pruned: by its recipe, so that zeros are stored sparse. A user's network may come with zeros and be meant for a
+    target that cannot read such a file.
+    """
     values = precision.model_dump()
     integers = isinstance(precision, Int8 | Mixed)
     if integers and not trained.fake_quantized:
@@ -136,7 +141,7 @@ def convert(workspace: Workspace, trained: Trained, precision: Precision, seed: 
                 workspace.dataset,
                 seed,
                 fake_quantized=trained.fake_quantized,
-                pruned=trained.sparsity > 0,
+                pruned=pruned,
             )
         write_atomically(folder / "repair.json", json.dumps(asdict(repair) if repair else None).encode())
         write_atomically(folder / "model.tflite", content)

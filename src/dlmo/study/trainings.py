@@ -56,11 +56,14 @@ def _import(workspace: Workspace) -> Trained:
     own = workspace.own
 
     def make(folder: Path) -> None:
+        sparsity = 0.0
         if own.module is not None:
+            from dlmo.techniques.pruning import sparsity_of
             from dlmo.training import checkpoint
 
             checkpoint.save_weights(folder / "weights.safetensors", own.module, {})
-        record = {"network": own.name, "fake_quantized": False, "sparsity": 0.0, "epochs": 0, "seconds": 0.0}
+            sparsity = sparsity_of(own.module)  # it may come pruned, and stays so
+        record = {"network": own.name, "fake_quantized": False, "sparsity": sparsity, "epochs": 0, "seconds": 0.0}
         write_atomically(folder / "curve.json", b"[]")
         write_atomically(folder / "record.json", json.dumps(record).encode())
 
@@ -133,30 +136,43 @@ def check_teaching(workspace: Workspace, recipe: Recipe) -> None:
 def check_cutting(workspace: Workspace, recipe: Recipe) -> None:
     """Refuse, before any training, a limit that the recipe's network cannot be cut to, and a share that rounding
     undoes. Of a ranking over all layers only training tells the widths."""
-    channels_cut = any(isinstance(step, PruneChannels) for step in recipe.further_trainings)
-    for step in recipe.further_trainings:
+    steps = [step for step in recipe.further_trainings if isinstance(step, PruneChannels | PruneBlocks)]
+    if not steps:
+        return
+    network, widths_known = build_network(workspace, recipe.network).eval(), True
+    for step in steps:
         if isinstance(step, PruneBlocks):
-            from dlmo.techniques.block_pruning import Depth, leave_out, left_out_of
+            _check_blocks(workspace, recipe, step, network, widths_known)
+            continue
+        if step.limited or step.scope == "layer":
+            network = _checked_cut(workspace, recipe, step, network)
+        widths_known = step.scope == "layer"
 
-            network, images = build_network(workspace, recipe.network).eval(), workspace.dataset.train
-            # Of a network whose channels were cut before, the blocks have another share of all.
-            told_later = channels_cut and step.macs is not None
-            depth = Depth(1.0, None) if told_later else Depth(step.ratio, step.macs)
-            smaller = leave_out(network, network, depth, images.spread(1))
-            if not left_out_of(smaller, network, workspace.dataset.input_shape):
-                raise UserError(f'"{step}" leaves out no block of {recipe.network}; give a larger share')
-        if isinstance(step, PruneChannels) and (step.limited or step.scope == "layer"):
-            from dlmo.study.cutting import target_of
-            from dlmo.techniques.channel_pruning import cut, shapes_of
 
-            network = build_network(workspace, recipe.network).eval()
-            target = target_of(workspace, step, recipe.network, network, recipe.precision)
-            smaller = cut(network, network, target, workspace.dataset.train.spread(_CHECKED_IMAGES))
-            if not step.limited and not shapes_of(smaller, network):
-                raise UserError(
-                    f'"{step}" cuts nothing of {recipe.network}: widths stay multiples of round_to={step.round_to} (in '
-                    "narrow layers of half or a quarter of that); give a larger share, or a smaller round_to"
-                )
+def _check_blocks(workspace: Workspace, recipe: Recipe, step: PruneBlocks, network, widths_known: bool) -> None:
+    """network: as the steps before leave it, which where they rank channels over all layers is another after training:
+    then the blocks have another share of what is left."""
+    from dlmo.techniques.block_pruning import Depth, leave_out, left_out_of
+
+    depth = Depth(step.ratio, step.macs) if widths_known or step.macs is None else Depth(1.0, None)
+    smaller = leave_out(network, network, depth, workspace.dataset.train.spread(1))
+    if not left_out_of(smaller, network, workspace.dataset.input_shape):
+        raise UserError(f'"{step}" leaves out no block of {recipe.network}; give a larger share')
+
+
+def _checked_cut(workspace: Workspace, recipe: Recipe, step: PruneChannels, network):
+    """The network, whose weights say nothing, cut."""
+    from dlmo.study.cutting import target_of
+    from dlmo.techniques.channel_pruning import cut, shapes_of
+
+    target = target_of(workspace, step, recipe.network, network, recipe.precision)
+    smaller = cut(network, network, target, workspace.dataset.train.spread(_CHECKED_IMAGES))
+    if not step.limited and not shapes_of(smaller, network):
+        raise UserError(
+            f'"{step}" cuts nothing of {recipe.network}: widths stay multiples of round_to={step.round_to} (in '
+            "narrow layers of half or a quarter of that); give a larger share, or a smaller round_to"
+        )
+    return smaller
 
 
 def _train_into(

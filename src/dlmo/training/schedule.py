@@ -51,7 +51,7 @@ class Schedule:
         """The same for so many epochs: a whole number of them, or less than one."""
         if epochs == 0:
             return replace(self, epochs=0, share=1.0)
-        return replace(self, epochs=max(1, round(epochs)), share=round(min(1.0, epochs), 3))
+        return replace(self, epochs=max(1, round(epochs)), share=max(0.001, round(min(1.0, epochs), 3)))
 
     @property
     def passes(self) -> float:
