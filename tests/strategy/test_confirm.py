@@ -46,8 +46,8 @@ class Judge:
     trained: tuple = ()
     trainings = 4
 
-    def seconds(self, recipe):
-        return self.cost.get(str(recipe), 1.0)
+    def seconds(self, result):
+        return self.cost.get(result.recipe, 1.0)
 
     def is_trained(self, recipe):
         return str(recipe) in self.trained

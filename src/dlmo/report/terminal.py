@@ -163,6 +163,8 @@ def results_table(run: Run) -> Table:
     if several_seeds:
         table.add_column("seed", justify="right", no_wrap=True)
     table.add_column("size\nKB", justify="right", no_wrap=True)
+    if run.budget:
+        table.add_column("valid.\n%", justify="right", no_wrap=True)
     table.add_column("accuracy %\n(95 % interval)", justify="right", no_wrap=True)
     by_latency = wording.running_cost(run) == "latency_ms"
     arena = any(result.arena_head is not None for result in results)
@@ -179,6 +181,7 @@ def results_table(run: Run) -> Table:
             _setup(result),
             *([str(result.seed)] if several_seeds else []),
             wording.kilobytes(result.size_bytes),
+            *([wording.percent(result.validation_accuracy)] if run.budget else []),
             f"{wording.percent(result.accuracy)} ({wording.interval(result)})",
             _latency(result) if by_latency else wording.kilobytes(result.ram_bytes),
             *(_latency(there) for there in result.elsewhere.values()),
@@ -186,7 +189,8 @@ def results_table(run: Run) -> Table:
         )
     for failure in run.failures:
         seed = [str(failure.seed)] if several_seeds else []
-        table.add_row(FAILED, Text(failure.network), Text(failure.setup), *seed, "", "failed", "", style="red")
+        unknown = [""] * (2 if run.budget else 1)
+        table.add_row(FAILED, Text(failure.network), Text(failure.setup), *seed, *unknown, "failed", "", style="red")
     return table
 
 
@@ -222,6 +226,7 @@ def _legend(run: Run) -> str:
         f"{chosen}{FRONT} best trade: nothing {wording.compared(run)} beats both its accuracy on",
         f"  validation images and its size, or both that accuracy and its {running}",
         f"size: the .tflite file, 1 KB = {wording.KB:,} bytes; accuracy: on {wording.test_images(run)} test images",
+        *(["valid.: accuracy on validation images, which choices are made on"] if run.budget else []),
         _running_legend(run, cost),
         *(f"device: {words}" for words in wording.devices(run)),
         *(

@@ -70,7 +70,7 @@ def confirm(
             passed_over.add(recipe)
 
     while (recipe := _next(first, again, passed_over, budget)) is not None:
-        if time.monotonic() + _SAFETY * judge.seconds(parse(recipe)) > deadline:
+        if time.monotonic() + _SAFETY * judge.seconds(first[recipe]) > deadline:
             notes.append(f"{recipe}: there was no time to look at it again on other validation images")
             passed_over.add(recipe)  # the other of the two may take less
             continue
@@ -133,9 +133,12 @@ class _Judge:
     def trainings(self) -> int:
         return len(self._folds)
 
-    def seconds(self, recipe: Recipe) -> float:
-        """What looking at it again should take."""
-        return sum(remaining_seconds(part, [recipe], self._plans, [self._seed]) for part in self._folds)
+    def seconds(self, result: Result) -> float:
+        """What looking at it again should take: what was planned, or what its first trainings took if that is more."""
+        recipe = parse(result.recipe)
+        waiting = [part for part in self._folds if remaining_trainings(part, [recipe], self._plans, [self._seed])]
+        planned = sum(remaining_seconds(part, [recipe], self._plans, [self._seed]) for part in self._folds)
+        return max(planned, len(waiting) * result.seconds)
 
     def is_trained(self, recipe: Recipe) -> bool:
         """Whether it shares all its trainings with what was looked at."""

@@ -15,7 +15,8 @@ from dlmo.measure.targets import CannotRun, shown
 from dlmo.study.graph import Task, file_task, make_here, tasks_of
 from dlmo.study.recipe import Recipe
 from dlmo.study.results import Failure, Result
-from dlmo.study.stages import make_artifact, scores
+from dlmo.study.stages import make_artifact, scores, trainings_of
+from dlmo.study.trainings import curve_so_far
 from dlmo.study.workspace import Artifact, NetworkPlan, Workspace
 from dlmo.training.curve import Epoch
 
@@ -152,7 +153,7 @@ def run_recipes(
         outcomes.append(Outcome(result, content, test_scores))
     if not outcomes:
         raise UserError(f"{failures[0].recipe}: {failures[0].error}")
-    return outcomes, failures, _curves(made)
+    return outcomes, failures, _curves(workspace, made, plans)
 
 
 def file_name(recipe: Recipe, seed: int) -> str:
@@ -175,14 +176,18 @@ def comparer(outcomes: Sequence[Outcome], dataset: Dataset) -> Callable[[Result,
     return lambda first, second: paired_test(right[id(first)], right[id(second)])
 
 
-def _curves(made: list[tuple[Recipe, int, Artifact]]) -> dict[str, tuple[Epoch, ...]]:
-    """Curve of each last training, titled by network, training steps and seed; with the precision too where a training
-    differs by it, as one that cuts channels to a file's size does."""
+def _curves(
+    workspace: Workspace, made: list[tuple[Recipe, int, Artifact]], plans: dict[str, NetworkPlan]
+) -> dict[str, tuple[Epoch, ...]]:
+    """Curve of each training behind these files, teachers' too, titled by network, steps so far and seed; with the
+    precision where a training differs by it, as one that cuts channels to a file's size does."""
     curves, of = {}, {}
-    for recipe, seed, artifact in made:
-        title = " > ".join([recipe.network, *map(str, recipe.steps[:-1])]) + f", seed {seed}"
-        if of.setdefault(title, artifact.trained.key) != artifact.trained.key:
-            title = f"{recipe}, seed {seed}"
-        if artifact.trained.curve():  # a user's own network has none
-            curves[title] = artifact.trained.curve()
+    for recipe, seed, _ in made:
+        for training in trainings_of(workspace, recipe, plans[recipe.network], seed):
+            title = f"{training.name}, seed {training.seed}"
+            if of.setdefault(title, training.key) != training.key:
+                title = f"{training.name} for {recipe.precision}, seed {training.seed}"
+            curve = curve_so_far(workspace.store, training.stage, training.key)
+            if curve:  # a user's own network has none
+                curves[title] = curve
     return curves
