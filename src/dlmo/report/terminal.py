@@ -163,7 +163,8 @@ def results_table(run: Run) -> Table:
     if several_seeds:
         table.add_column("seed", justify="right", no_wrap=True)
     table.add_column("size\nKB", justify="right", no_wrap=True)
-    if run.budget:
+    choosing = _shows_validation(run)
+    if choosing:
         table.add_column("valid.\n%", justify="right", no_wrap=True)
     table.add_column("accuracy %\n(95 % interval)", justify="right", no_wrap=True)
     by_latency = wording.running_cost(run) == "latency_ms"
@@ -181,7 +182,7 @@ def results_table(run: Run) -> Table:
             _setup(result),
             *([str(result.seed)] if several_seeds else []),
             wording.kilobytes(result.size_bytes),
-            *([wording.percent(result.validation_accuracy)] if run.budget else []),
+            *([wording.percent(result.validation_accuracy)] if choosing else []),
             f"{wording.percent(result.accuracy)} ({wording.interval(result)})",
             _latency(result) if by_latency else wording.kilobytes(result.ram_bytes),
             *(_latency(there) for there in result.elsewhere.values()),
@@ -189,9 +190,14 @@ def results_table(run: Run) -> Table:
         )
     for failure in run.failures:
         seed = [str(failure.seed)] if several_seeds else []
-        unknown = [""] * (2 if run.budget else 1)
+        unknown = [""] * (2 if choosing else 1)
         table.add_row(FAILED, Text(failure.network), Text(failure.setup), *seed, *unknown, "failed", "", style="red")
     return table
+
+
+def _shows_validation(run: Run) -> bool:
+    """Where a choice was made, and latencies on further targets leave the room."""
+    return bool(run.budget) and not run.further_targets
 
 
 def _folded(network: str) -> str:
@@ -226,7 +232,7 @@ def _legend(run: Run) -> str:
         f"{chosen}{FRONT} best trade: nothing {wording.compared(run)} beats both its accuracy on",
         f"  validation images and its size, or both that accuracy and its {running}",
         f"size: the .tflite file, 1 KB = {wording.KB:,} bytes; accuracy: on {wording.test_images(run)} test images",
-        *(["valid.: accuracy on validation images, which choices are made on"] if run.budget else []),
+        *(["valid.: accuracy on validation images, which choices are made on"] if _shows_validation(run) else []),
         _running_legend(run, cost),
         *(f"device: {words}" for words in wording.devices(run)),
         *(
