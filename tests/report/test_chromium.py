@@ -3,6 +3,8 @@
 import re
 import shutil
 import subprocess
+from dataclasses import replace
+from html import escape
 
 import pytest
 from PIL import Image
@@ -89,3 +91,16 @@ def test_sorting_by_a_click(open_page, run):
     ]
     assert len(sizes) == len(run.results)
     assert sizes == sorted(sizes)
+
+
+def test_on_a_phone_tables_scroll_and_the_page_does_not(open_page, run):
+    long_named = replace(run, classes=tuple(f"{name} of a long kind" for name in run.classes))
+    measured = 'const page = document.getElementById("phone").contentDocument.documentElement;'
+    frame = (
+        f'<iframe id="phone" width="400" height="3000" srcdoc="{escape(render(long_named))}"></iframe><script>'
+        f"setTimeout(() => {{ {measured} document.title = `${{page.scrollWidth}} in ${{page.clientWidth}}` }}, 5000)"
+        "</script>"
+    )
+    dom, _, _ = open_page(frame)
+    wide, room = map(int, re.search(r"<title>(\d+) in (\d+)</title>", dom).groups())
+    assert 0 < wide <= room < 400
