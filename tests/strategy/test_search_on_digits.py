@@ -51,8 +51,8 @@ def test_it_ends_with_a_front_and_another_budget_trains_nothing(small, shared_st
 
 def test_with_few_validation_images_the_choice_was_looked_at_again(small, shared_store, digits):
     found = run(shared_store, service="low", max_drop=1.0)
-    images = len(digits.validation) + sum(map(len, digits.folds))
-    assert images > 3 * len(digits.validation)
+    images = sum(map(len, digits.folds))  # those alone that nothing was chosen on
+    assert images > 2.9 * len(digits.validation)
     chosen = found.choice.result
     assert chosen.validation_images == images
     judged = [result for result in found.results if result.validation_images == images]
