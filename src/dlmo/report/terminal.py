@@ -232,7 +232,7 @@ def _legend(run: Run) -> str:
         f"{chosen}{FRONT} best trade: nothing {wording.compared(run)} beats both its accuracy on",
         f"  validation images and its size, or both that accuracy and its {running}",
         f"size: the .tflite file, 1 KB = {wording.KB:,} bytes; accuracy: on {wording.test_images(run)} test images",
-        *(["valid.: accuracy on validation images, which choices are made on"] if _shows_validation(run) else []),
+        *(_validation_legend(run) if _shows_validation(run) else []),
         _running_legend(run, cost),
         *(f"device: {words}" for words in wording.devices(run)),
         *(
@@ -242,6 +242,15 @@ def _legend(run: Run) -> str:
         f"machine: {wording.machine_words(run.machine)}",
     ]
     return "\n".join(lines)
+
+
+def _validation_legend(run: Run) -> list[str]:
+    lines = ["valid.: accuracy on validation images, which choices are made on"]
+    numbers = sorted({result.validation_images for result in run.results})
+    if len(numbers) > 1:
+        words = " or ".join(f"{number:,}" for number in numbers)
+        lines.append(f"  (of {words} images, most where a file was looked at again: compare like with like)")
+    return lines
 
 
 def _running_legend(run: Run, cost: str) -> str:
