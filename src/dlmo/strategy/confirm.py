@@ -2,7 +2,7 @@
 
 A file that looks best of twenty on 200 images is as a rule the luckiest of them: half a point is one image. So what
 would be chosen, and the network that its loss is measured against, are trained again on other parts of the same images,
-and judged on all the images that those trainings did not see (Stone: "Cross-validatory choice and assessment of
+and judged on the images that those trainings did not see (Stone: "Cross-validatory choice and assessment of
 statistical predictions", 1974). What does not hold is left out, and the next one is looked at.
 """
 
@@ -30,8 +30,8 @@ _SAFETY = 1.2
 
 @dataclass(frozen=True)
 class Confirmed:
-    """outcomes: as they were, those that were looked at again with their accuracy on all the images that did not train
-    them. judged: their results as the choice shall see them: what was not looked at again with the accuracy it would
+    """outcomes: as they were, those that were looked at again with their accuracy on the images of the other parts.
+    judged: their results as the choice shall see them: what was not looked at again with the accuracy it would
     have if it gained or lost as plain networks did that were. notes: what was found."""
 
     outcomes: list[Outcome]

@@ -688,7 +688,7 @@ def _few_images(choice: Choice | None, budget: Budget | None) -> tuple[str, ...]
         return ()
     return (
         f"the choice was made on {images} validation images, of which one is {100 / images:.1f} points: a loss of "
-        f"{100 * budget.max_drop:g} cannot be told from luck there; more images, or --time to look again, would tell",
+        f"{100 * budget.max_drop:g} of them cannot be told from luck; more images, or --time to look again, would tell",
     )
 
 
