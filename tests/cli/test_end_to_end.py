@@ -236,6 +236,13 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_ctrl_c_while_the_command_line_loads_is_as_quiet(tmp_path):
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt")  # the first thing that it loads from elsewhere
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run([sys.executable, "-m", "dlmo", "networks"], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "dlmo: stopped before it began\n")
+
+
 def test_nothing_is_written_outside_the_named_folders(run):
     assert {path.name for path in Path(run[0]).parent.iterdir()} <= {"out", "store", "second"}
     assert not list(run[0].rglob("*.part"))
