@@ -13,7 +13,7 @@ import copy
 import itertools
 import operator
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,29 +73,37 @@ def leave_out(
             "prune_blocks: this network has no residual block that could be left out (x + branch(x), with a layer in "
             "the branch and maps of one shape); leave the step out"
         )
-    macs = {name: shape.macs for name, shape in file_layers(original, input_shape)}
-    now = {name: shape.macs for name, shape in file_layers(network, input_shape)}
+    costs = {name: shape.macs for name, shape in file_layers(network, input_shape)}
     # What is left of nested blocks may look like another one, which nobody counted.
     names = {block.name for block in whole}
     present = [block for block in blocks_of(network, input_shape) if block.name in names]
-    most = None if depth.macs is None else sum(macs.values()) * (1 - (1 - depth.macs) * done)
-    if depth.macs is not None:
-        least = (sum(now.values()) - sum(_cost(block, now) for block in present)) / sum(macs.values())
-        if least > depth.macs:  # in the end, so why begin
+    if depth.macs is None:
+        enough = _share_gone(depth.ratio * done, len(whole), len(present))
+    else:
+        before = sum(shape.macs for _, shape in file_layers(original, input_shape))
+        least = sum(costs.values()) - sum(_cost(block, costs) for block in present)
+        if least > depth.macs * before:  # in the end, so why begin
             raise UserError(
-                f"prune_blocks: macs={depth.macs:.6g} is out of reach: without any of its {len(whole)} residual "
-                f"blocks this network has {least:.3g} of its multiply-accumulates; allow more, or cut more channels"
+                f"prune_blocks: macs={depth.macs:.6g} is out of reach: without any of its {len(whole)} residual blocks "
+                f"this network has {least / before:.3g} of its multiply-accumulates; allow more, or cut more channels"
             )
-    gone = len(whole) - len(present)
-    count = max(0, round(depth.ratio * len(whole) * done) - gone) if most is None else None
-    if count == 0 or (most is not None and sum(now.values()) <= most):
+        enough = _few_left(before * (1 - (1 - depth.macs) * done))
+    if enough(0, sum(costs.values())):
         return without(network, (), input_shape)
-    losses = dict.fromkeys(names, 0.0) if count == len(present) else _losses_without(network, present, images)
-    order = _order(present, Counter(block.stage for block in whole), now, losses)
-    if most is not None:
-        spent = itertools.accumulate((-_cost(block, now) for block in order), initial=sum(now.values()))
-        count = next(number for number, left in enumerate(spent) if left <= most)
+    order = _order(present, Counter(b.stage for b in whole), costs, _losses_without(network, present, images))
+    left = itertools.accumulate((-_cost(block, costs) for block in order), initial=sum(costs.values()))
+    count = next(gone for gone, macs in enumerate(left) if enough(gone, macs))
     return without(network, [block.name for block in order[:count]], input_shape)
+
+
+def _share_gone(share: float, whole: int, present: int) -> Callable[[int, int], bool]:
+    """Whether enough is gone, by how many blocks go now, where `share` of the whole network's shall have gone."""
+    return lambda gone, macs: gone >= round(share * whole) - (whole - present)
+
+
+def _few_left(most: float) -> Callable[[int, int], bool]:
+    """Whether enough is gone, by the multiply-accumulates that are left, where `most` are allowed."""
+    return lambda gone, macs: macs <= most
 
 
 def blocks_of(network: nn.Module, input_shape: tuple[int, int, int]) -> list[Block]:
