@@ -404,6 +404,10 @@ def inspect(
     model: Model,
     source: Annotated[str | None, typer.Argument(help="the data to compare on, with --against; see optimize")] = None,
     against: Annotated[Path | None, typer.Option(help="the float .tflite file of the same network")] = None,
+    latency: Annotated[
+        bool, typer.Option("--latency", help="measure what each operator takes on this machine")
+    ] = False,
+    threads: Threads = 1,
     mean: Mean = None,
     std: Std = None,
     scale: Scale = None,
@@ -413,12 +417,21 @@ def inspect(
     group_by: GroupBy = None,
     as_json: Json = False,
 ) -> None:
-    """Operators of a .tflite file one by one; against its float file, which of them lose the accuracy."""
+    """Operators of a .tflite file one by one: their latency, and against its float file which lose the accuracy."""
     from dlmo.measure.feeding import FeedOptions
     from dlmo.measure.layers import inspect as work
 
     feed = FeedOptions(mean, std, scale, layout, channel_order, input_size)
-    inspection = work(model, against=against, source=source, feed=feed, group_by=group_by, progress=_progress())
+    inspection = work(
+        model,
+        against=against,
+        source=source,
+        latency=latency,
+        threads=threads,
+        feed=feed,
+        group_by=group_by,
+        progress=_progress(),
+    )
     if as_json:
         _print_json(inspection.to_json())
         return

@@ -1,4 +1,5 @@
-"""A file's operators one by one: shapes, types, sizes, delegated or not, and where a compressed file loses accuracy.
+"""A file's operators one by one: shapes, types, sizes, delegated or not, latency, and where a compressed file loses
+accuracy.
 
 The error of an operator is measured on its output: both files run the same images, every tensor is kept, and outputs
 of operators that do the same are compared as real numbers. With `preserve_all_tensors` the interpreter hands each
@@ -18,6 +19,7 @@ from dlmo.errors import UserError
 from dlmo.measure.evaluate import read_model
 from dlmo.measure.feeding import FeedOptions, choose_feed, load_for
 from dlmo.measure.isolated import Child, memory_for
+from dlmo.measure.operator_latency import operator_latencies
 from dlmo.measure.probe import Probe, Report, opener, probe_file
 from dlmo.progress import Progress, SilentProgress
 from dlmo.runtimes.litert import flatbuffer
@@ -34,7 +36,8 @@ class Operator:
     """One operator, in the order of execution.
 
     output: shape of its first output. types: of its input, weights (empty without) and output. weight_bytes: of the
-    constants it reads. delegated: whether the delegate (XNNPACK) runs it.
+    constants it reads. delegated: whether the delegate (XNNPACK) runs it. latency_us: microseconds that it adds to one
+    image, None where that was not asked (see operator_latency.py).
     Of a comparison: twin: index of the same operator in the float file, None where none was found. error: power of
     the difference to the twin's output, as a share of the power of that output. added: how much of the error is new,
     that is not yet in the worst of its inputs.
@@ -49,6 +52,7 @@ class Operator:
     weight_bytes: int
     macs: int
     delegated: bool
+    latency_us: float | None = None
     twin: int | None = None
     error: float | None = None
     added: float | None = None
@@ -79,13 +83,20 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A file's operators, and how they compare with the float file's, where one was given."""
+    """A file's operators, and how they compare with the float file's, where one was given. threads: that latency was
+    measured with, None where it was not."""
 
     model: str
     size_bytes: int
     partitions: int
     operators: tuple[Operator, ...]
     comparison: Comparison | None
+    threads: int | None = None
+
+    def slowest(self, count: int) -> list[Operator]:
+        """The operators that add most latency, slowest first."""
+        timed = [operator for operator in self.operators if operator.latency_us]
+        return sorted(timed, key=lambda operator: -operator.latency_us)[:count]
 
     def worst(self, count: int) -> list[Operator]:
         """The operators that add most error, worst first."""
@@ -111,11 +122,15 @@ def inspect(
     *,
     against: str | Path | None = None,
     source: str | Path | None = None,
+    latency: bool = False,
+    threads: int = 1,
     feed: FeedOptions | None = None,
     group_by: str | None = None,
     progress: Progress | None = None,
 ) -> Inspection:
     """List a file's operators; with a float file and a data set, also measure each one's error.
+
+    latency: measure what each operator adds to it, with so many `threads`.
 
     `feed` and `group_by` are as in evaluate, `feed` for both files. The compared images are spread over the validation
     split.
@@ -133,8 +148,13 @@ def inspect(
             probe = Probe(**child.call(probe_file, content, options.layout, options.size))
             rows = child.call(list_operators, content, options.layout, options.size)
         operators = tuple(Operator(**row | {"output": tuple(row["output"])}) for row in rows)
+        if latency:
+            with progress.stage(f"time {len(rows)} operators") as update:
+                times = child.call(operator_latencies, content, options.layout, options.size, threads, update=update)
+            operators = tuple(replace(operator, latency_us=time) for operator, time in zip(operators, times))
+        timed = threads if latency else None
         if against is None:
-            return Inspection(str(path), len(content), probe.partitions, operators, None)
+            return Inspection(str(path), len(content), probe.partitions, operators, None, timed)
         other = Path(against).expanduser()
         other_content = read_model(other)
         with progress.stage(f"open {other.name}"), Child(str(other), memory=memory_for(other_content)) as other_child:
@@ -158,7 +178,7 @@ def inspect(
             )
     measured = tuple(replace(operator, **errors) for operator, errors in zip(operators, compared["errors"]))
     comparison = Comparison(str(other), dataset.name, len(images), compared["agreeing"])
-    return Inspection(str(path), len(content), probe.partitions, measured, comparison)
+    return Inspection(str(path), len(content), probe.partitions, measured, comparison, timed)
 
 
 def inspect_own(model: str, content: bytes, against: str, float_content: bytes, dataset: Dataset) -> Inspection:

@@ -11,7 +11,7 @@ _WORST = 5
 
 
 def print_inspection(inspection: Inspection, console: Console) -> None:
-    """All operators in order; with a comparison, the ones that add most error before them."""
+    """All operators in order; before them the slowest and, with a comparison, the ones that add most error."""
     _say(console, inspection.model, "bold")
     inside = sum(operator.delegated for operator in inspection.operators)
     _say(
@@ -20,6 +20,16 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
         f"in {inspection.partitions} partitions",
     )
     console.print()
+    if inspection.threads is not None:
+        total = sum(operator.latency_us for operator in inspection.operators)
+        _say(
+            console,
+            f"Together {total / 1000:.3g} ms for one image, threads: {inspection.threads}; the slowest operators:",
+            "bold",
+        )
+        for operator in inspection.slowest(_WORST):
+            _say(console, f"- {operator.title}: {operator.latency_us:.1f} µs, {operator.latency_us / total:.0%}")
+        console.print()
     comparison = inspection.comparison
     if comparison is not None:
         _say(
@@ -36,12 +46,12 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
             _say(console, f"- not compared, no such operator there: {titles}")
         console.print()
     console.print(operators_table(inspection))
-    _say(console, _legend(comparison is not None), "dim")
+    _say(console, _legend(comparison is not None, inspection.threads is not None), "dim")
 
 
 def operators_table(inspection: Inspection) -> Table:
     """One row per operator, in the order of execution."""
-    compared = inspection.comparison is not None
+    compared, timed = inspection.comparison is not None, inspection.threads is not None
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("operator", overflow="fold")
@@ -50,6 +60,8 @@ def operators_table(inspection: Inspection) -> Table:
     table.add_column("weights\nKB", justify="right", no_wrap=True)
     table.add_column("MACs", justify="right", no_wrap=True)
     table.add_column("XN", justify="center", no_wrap=True)
+    if timed:
+        table.add_column("latency\nµs", justify="right", no_wrap=True)
     if compared:
         table.add_column("SNR\ndB", justify="right", no_wrap=True)
         table.add_column("added\n%", justify="right", no_wrap=True)
@@ -62,6 +74,7 @@ def operators_table(inspection: Inspection) -> Table:
             wording.kilobytes(operator.weight_bytes) if operator.weight_bytes else "",
             wording.count(operator.macs) if operator.macs else "",
             "x" if operator.delegated else "",
+            *((f"{operator.latency_us:.1f}",) if timed else ()),
             *((decibels(operator), share(operator.added)) if compared else ()),
         )
     return table
@@ -75,8 +88,11 @@ def types(operator: Operator) -> str:
     return f"{words} ({operator.weight_type} weights)" if other_weights else words
 
 
-def _legend(compared: bool) -> str:
+def _legend(compared: bool, timed: bool) -> str:
     lines = ["weights: constants the operator reads; XN: run by the delegate, XNNPACK"]
+    if timed:
+        lines.append("latency: of the graph up to the operator, less that of the graph before it; what XNNPACK")
+        lines.append("computes in one (PAD and what follows it) stands at one of them")
     if compared:
         lines.append("SNR: power of the float file's output over that of the difference; = nothing differs")
         lines.append("added: difference as a share of the output's power, less that of the worst input")

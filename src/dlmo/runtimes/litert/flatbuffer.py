@@ -113,14 +113,15 @@ def shorten_names(content: bytes) -> bytes:
         for tensor_map, name in [(signature.inputs, b"image"), (signature.outputs, b"logits")]:
             for entry in tensor_map:
                 entry.name = name
-    model.metadata = None
-    model.metadataBuffer = None
     model.description = b"dlmo"
-    _drop_unused_buffers(model)
+    drop_unread(model)
     return write(model)
 
 
-def _drop_unused_buffers(model: schema.ModelT) -> None:
+def drop_unread(model: schema.ModelT) -> None:
+    """Drop metadata, and the buffers that are no tensor's."""
+    model.metadata = None
+    model.metadataBuffer = None
     used = {0} | {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
     order = sorted(used)
     moved = {old: new for new, old in enumerate(order)}
