@@ -16,11 +16,18 @@ def test_durations(text, seconds):
     assert parse_duration("--time", text) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("text", ["", "big", "-3KB", "0", "5 parsecs", "1e3KB", "nan"])
+@pytest.mark.parametrize("text", ["", "big", "-3KB", "0", "5 parsecs", "1e3KB", "nan", "9" * 400, "9" * 310 + "MB"])
 def test_nonsense_is_refused_with_the_option_and_an_example(text):
     for parse, option in ((parse_size, "--max-size"), (parse_duration, "--time")):
         with pytest.raises(UserError, match=f"{option}.*write it like"):
             parse(option, text)
+
+
+def test_python_may_give_numbers():
+    budget = make_budget("low", max_size=100_000, max_ram=64_000, max_latency=2.5)
+    assert (budget.max_size, budget.max_ram, budget.max_latency_ms) == (100_000, 64_000, pytest.approx(2.5))
+    with pytest.raises(UserError, match="--min-accuracy 0.9 is no share"):
+        make_budget("low", min_accuracy="0.9")
 
 
 def test_a_service_can_be_overridden_limit_by_limit():

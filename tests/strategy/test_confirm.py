@@ -164,6 +164,7 @@ def test_an_accuracy_that_is_only_expected_is_said_to_be(judge):
     (line,) = _near(choice, results, found.judged, LOW)
     assert line.startswith(f"{weaker.recipe}: loses 1.50 points")
     assert line.endswith("(accuracy as expected: not looked at again)")
+    assert "expected" not in choice.reasons[0]
     (plain,) = _near(choice, results, results, LOW) or ("",)
     assert "expected" not in plain
 
@@ -182,3 +183,14 @@ def test_folds_hold_every_image_once_and_no_test_image(digits):
         assert abs(len(fold.validation) - len(digits.validation)) <= 10
         assert fold.fingerprint == fingerprint(fold.classes, (fold.train, fold.validation, fold.test))
     assert len({digits.fingerprint, *(fold.fingerprint for fold in folds)}) == 4
+
+
+def test_a_choice_whose_accuracy_is_only_expected_says_by_which_it_was_made(judge):
+    judge.cost = {LUCKY.recipe: 1e6}
+    found = looked_at(judge)
+    results = [outcome.result for outcome in found.outcomes]
+    choice = choose(results, LOW, lambda first, second: PairedTest(100, 3, 3, 1.0), found.judged)
+    assert choice.result is LUCKY
+    assert choice.reasons[0].endswith(
+        "; its accuracy is taken as 96.0 % of 800 validation images, as expected: it was not looked at again"
+    )

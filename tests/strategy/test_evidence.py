@@ -60,6 +60,14 @@ def test_an_impossible_budget_is_refused_without_training(limit, time, shared_st
     assert "allowed" in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_an_impossible_budget_is_refused_however_short_the_time(shared_store):
+    options = Options(time="1ms", store=shared_store)
+    with pytest.raises(BudgetError, match="bytes .allowed 1,000., by its shape alone"):
+        optimize("digits", network=["resnet8@0.25"], options=options, max_size="1KB")
+    with pytest.raises(UserError, match="too short"):
+        optimize("digits", network=["resnet8@0.25"], options=options, max_size="1MB")
+
+
 def test_a_recipe_that_cannot_be_made_refuses_no_budget(workspace, monkeypatch):
     """An own network may break a step that nobody asked for; the search tells so of its own trials."""
 

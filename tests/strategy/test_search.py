@@ -165,7 +165,7 @@ def test_another_budget_trains_nothing(fresh, trained):
 
 def test_more_time_goes_on_with_what_was_found(fresh, trained):
     few = search(fresh, SPACE, terms(fresh, deadline=time.monotonic()))
-    assert few.search.stopped == "the time is up; the rest is for measuring" and not few.recipes
+    assert few.search.stopped == "the time to search is up; the rest is for measuring" and not few.recipes
     more = search(fresh, SPACE, terms(fresh, seconds=120))
     assert more.recipes and set(recipes_of(few)) <= set(recipes_of(more))
 

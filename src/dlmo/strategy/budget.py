@@ -67,18 +67,21 @@ STUDY_ADVICE: dict[str, tuple[str, ...]] = {"low": ("PRQ",), "mid": ("PRN",), "h
 def make_budget(
     service: str,
     *,
-    max_size: str | None = None,
-    max_latency: str | None = None,
-    max_ram: str | None = None,
+    max_size: str | int | None = None,
+    max_latency: str | float | None = None,
+    max_ram: str | int | None = None,
     min_accuracy: float | None = None,
     max_drop: float | None = None,
 ) -> Budget:
-    """A service's budget with explicit limits over it. Raises UserError for a limit nobody can mean."""
+    """A service's budget with explicit limits over it. Raises UserError for a limit nobody can mean.
+
+    Sizes are texts such as "100KB" or bytes, max_latency a text such as "2ms" or milliseconds, the others 0 to 1.
+    """
     if service not in SERVICES:
         raise UserError(f'unknown service "{service}"{did_you_mean(service, SERVICES)}; known: {", ".join(SERVICES)}')
     for name, share in (("--min-accuracy", min_accuracy), ("--max-drop", max_drop)):
-        if share is not None and not 0 <= share <= 1:
-            raise UserError(f"{name} {share:g} is no share: give a number from 0 to 1, such as 0.9 for 90 %")
+        if share is not None and not (isinstance(share, int | float) and 0 <= share <= 1):
+            raise UserError(f"{name} {share} is no share: give a number from 0 to 1, such as 0.9 for 90 %")
     budget = SERVICES[service]
     if max_size is not None:
         budget = replace(budget, max_size=parse_size("--max-size", max_size))

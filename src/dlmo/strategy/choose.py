@@ -128,6 +128,10 @@ def explain(
     }[budget.goal]
     meet = "1 candidate" if len(legal) == 1 else f"{len(legal)} candidates"
     why = said.format(f"{goal} of {meet} (of {len(results)}) that meet{'s' * (len(legal) == 1)} the budget")
+    entry = next(entry for entry, result in zip(judged, results) if result is chosen)
+    if is_expected(entry, chosen):
+        taken = f"{100 * entry.validation_accuracy:.1f} % of {entry.validation_images:,} validation images"
+        why += f"; its accuracy is taken as {taken}, as expected: it was not looked at again"
     advised = advice(chosen, results, budget, compare, judged)
     return _choice(chosen, results, compare, measure, why, advised, _told(reference, results))
 

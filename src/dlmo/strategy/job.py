@@ -20,6 +20,8 @@ from dlmo.data.files import printable
 from dlmo.errors import PASSING, UserError, one_line
 from dlmo.measure import targets
 from dlmo.measure.accuracy import accuracy, confusion_matrix
+from dlmo.measure.statistics import wilson_interval
+from dlmo.networks.stems import choose as choose_stem
 from dlmo.progress import Progress, SilentProgress
 from dlmo.strategy import legality
 from dlmo.strategy.budget import Budget, parse_duration
@@ -30,6 +32,7 @@ from dlmo.strategy.own import Own, possible, take_in
 from dlmo.strategy.plan import (
     PLANNED_SHARE,
     Plan,
+    TooShort,
     augmentation_for,
     class_weights_for,
     full_epochs,
@@ -286,17 +289,18 @@ def run_prepared(ready: Prepared, job: Job, options: Options, begun: float, plan
     planned = planned or plan_job(ready, job, options, known_only=job.limited)
     # Else refusing would save nothing.
     if job.limited and (planned is None or space is not None or _trains(workspace, planned, seeds)):
-        known = [recipe for recipes in ready.recipes.values() for recipe in recipes]
-        candidates = [*known, *(space.smallest() if space else ())]
-        likely = smallest(workspace, candidates)
         deadline = math.inf if ready.seconds is None else begun + _SHAPES_SHARE * ready.seconds
-        out_of_reach = _out_of_reach(workspace, likely, job, options, deadline)
-        if out_of_reach and job.all_networks and len(likely) < len(candidates):
-            # The networks the user named: what lies between the smallest and the fastest may keep both limits.
-            out_of_reach = _out_of_reach(workspace, candidates, job, options, deadline)
+        out_of_reach = _out_of_reach(ready, space, job, options, deadline)
         if out_of_reach:
             return _refused(job, options, ready, out_of_reach)
-    planned = planned or plan_job(ready, job, options)
+    try:
+        planned = planned or plan_job(ready, job, options)
+    except TooShort:
+        # More time would not help where limits are out of reach, and if they are not, it will need these very files.
+        out_of_reach = _out_of_reach(ready, space, job, options, math.inf) if job.limited else ()
+        if not out_of_reach:
+            raise
+        return _refused(job, options, ready, out_of_reach)
     left_out: tuple[str, ...] = ()
     if space is not None and job.budget.max_size is not None:
         too_large = _too_large(ready, planned, job.budget)
@@ -327,6 +331,9 @@ def run_prepared(ready: Prepared, job: Job, options: Options, begun: float, plan
                 confirmed = confirm(workspace, outcomes, plans, seeds[0], job.budget, deadline)
                 outcomes, judged, looked_at = confirmed.outcomes, confirmed.judged, confirmed.notes
         choice, best = _choose(job, outcomes, dataset, judged)
+        guessed = _guessed(best.result, dataset)
+        if choice is not None and guessed:  # whatever is said of steps and of the study then says nothing
+            choice = replace(choice, reasons=(*guessed, *choice.reasons), advice="")
         results = tuple(outcome.result for outcome in outcomes)
         trained = any(result.epochs for result in results)  # a user's own model may only be converted
         run = Run(
@@ -347,6 +354,7 @@ def run_prepared(ready: Prepared, job: Job, options: Options, begun: float, plan
                 *_repair_notes(results, options.target),
                 *_latency_notes(results, options),
                 *_no_number_notes(outcomes),
+                *(guessed if choice is None else ()),
                 *_doubts(options, results),
                 *_few_images(choice, job.budget),
             ),
@@ -377,13 +385,25 @@ def _near(
     return tuple(line + AS_EXPECTED * (line.partition(": ")[0] in expected) for line in lines)
 
 
-def _out_of_reach(
-    workspace: Workspace, recipes: Sequence[Recipe], job: Job, options: Options, deadline: float
-) -> tuple[str, ...]:
-    """The nearest points, where none of the recipes that can be made into a file may keep the budget.
+def _out_of_reach(ready: Prepared, space: Space | None, job: Job, options: Options, deadline: float) -> tuple[str, ...]:
+    """The nearest points, where none of the candidates that can be made into a file may keep the budget.
 
     Nothing where they could not be made by the deadline, by time.monotonic(): the time is for training.
     """
+    known = [recipe for recipes in ready.recipes.values() for recipe in recipes]
+    candidates = [*known, *(space.smallest() if space else ())]
+    likely = smallest(ready.workspace, candidates)
+    found = _all_refused(ready.workspace, likely, job, options, deadline)
+    if found and job.all_networks and len(likely) < len(candidates):
+        # The networks the user named: what lies between the smallest and the fastest may keep both limits.
+        return _all_refused(ready.workspace, candidates, job, options, deadline)
+    return found
+
+
+def _all_refused(
+    workspace: Workspace, recipes: Sequence[Recipe], job: Job, options: Options, deadline: float
+) -> tuple[str, ...]:
+    """The same of these recipes alone."""
     made = []
     for recipe in recipes:
         if time.monotonic() > deadline:
@@ -538,6 +558,7 @@ def _choose(
 
 def _check(options: Options, recipes: list[Recipe]) -> None:
     """Everything about the options that can be refused before any data is read."""
+    choose_stem(options.stem, (1, 1, 1))  # an unknown one is refused
     if options.threads < 1:
         raise UserError(f"--threads {options.threads}: give 1 or more")
     for epochs in (options.epochs, *options.epochs_of.values()):
@@ -679,6 +700,20 @@ def _no_number_notes(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
     )
 
 
+def _guessed(result: Result, dataset: Dataset) -> tuple[str, ...]:
+    """Where a file is no better than one that looks at no image."""
+    counts = np.bincount(dataset.validation.labels, minlength=len(dataset.classes))
+    share = counts.max() / counts.sum()
+    right = round(result.validation_accuracy * result.validation_images)
+    if wilson_interval(right, result.validation_images)[0] > share:
+        return ()
+    return (
+        f'{result.recipe} is no better than always answering "{dataset.classes[counts.argmax()]}", which is right on '
+        f"{100 * share:.1f} % of the validation images: train longer (--time, --epochs), give more images of the other "
+        "classes, or look at the labels",
+    )
+
+
 def _few_images(choice: Choice | None, budget: Budget | None) -> tuple[str, ...]:
     """Where one image more or less decides whether a loss is allowed."""
     if choice is None or budget is None or budget.max_drop is None:
@@ -688,7 +723,8 @@ def _few_images(choice: Choice | None, budget: Budget | None) -> tuple[str, ...]
         return ()
     return (
         f"the choice was made on {images} validation images, of which one is {100 / images:.1f} points: a loss of "
-        f"{100 * budget.max_drop:g} of them cannot be told from luck; more images, or --time to look again, would tell",
+        f"{100 * budget.max_drop:g} of them cannot be told from luck; more images, or more --time to look again, would "
+        "tell",
     )
 
 

@@ -57,6 +57,10 @@ _VERSION = 14
 _NEARLY_FULL = 0.9
 
 
+class TooShort(UserError):
+    """The time is too short for any training."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """Networks with their schedules. epochs: what these are made for, from scratch. device: what trains, in words."""
@@ -483,7 +487,7 @@ def _fit(
         needed = spent + seconds_of(chosen, least) / share
         words = "one epoch" if least == 1 else f"{least:.0%} of an epoch"
         files = sum(costs[name].files for name in chosen) * seeds
-        raise UserError(
+        raise TooShort(
             f"--time of {seconds:g} seconds is too short: {words} of {', '.join(chosen)} with all further steps, and "
             f"{files} files to make and measure, take longer on this machine: give at least "
             f"{math.ceil(needed / 60)}m, or fewer networks or setups"

@@ -42,7 +42,7 @@ from dlmo.study.workspace import Artifact, NetworkPlan, Workspace
 from dlmo.training.schedule import PROGRESSIVE_COST
 
 # Raise it when the proposals, or what is noted of them, would be others.
-_VERSION = 10
+_VERSION = 11
 # Of so many short trainings one is followed by a long one.
 _SHORT_PER_LONG = 3
 # Drawn at random before the sampler has something to go by.
@@ -217,7 +217,8 @@ class _Searcher:
                 or time.monotonic() > self._terms.deadline
             ):
                 if candidate is None:
-                    return _why_stopped(repeats, time.monotonic() > self._terms.deadline)
+                    late = time.monotonic() > self._terms.deadline
+                    return _why_stopped(repeats, late, self._terms.judged_again)
                 self._promote(candidate)
                 continue
             number, recipe = self._propose()
@@ -607,12 +608,13 @@ def _surely(trial: Trial) -> float:
     return wilson_interval(right, trial.validation_images)[0]
 
 
-def _why_stopped(repeats: int, late: bool) -> str:
+def _why_stopped(repeats: int, late: bool, judged_again: bool) -> str:
     if repeats >= _MOST_REPEATS:
         return "nothing new was proposed"
     if not late:
         return "the rest of the time is too short for another training"
-    return "the time is up; the rest is for measuring"
+    rest = "looking again at the choice, and for measuring" if judged_again else "measuring"
+    return f"the time to search is up; the rest is for {rest}"
 
 
 def _family(network: str) -> str:

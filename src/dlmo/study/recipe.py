@@ -345,6 +345,8 @@ def parse(text: str) -> Recipe:
     head, *rest = [part.strip() for part in text.split(">")]
     if not head:
         raise UserError(f'recipe "{text}" has no network before the first ">"')
+    if rest == [""]:
+        raise UserError(f'recipe "{text}" ends with ">": name the step that follows, or leave it out')
     if re.match(r"\w*", head)[0] in STEPS:
         raise UserError(f'recipe "{text}" begins with a step; here its network comes first, as in "resnet20 > {text}"')
     return Recipe(head if is_own(head) else networks.canonical(head), parse_steps(" > ".join(rest)))
