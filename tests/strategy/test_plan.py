@@ -124,10 +124,10 @@ def test_progressive_sizes_only_where_images_are_large_enough():
     assert not schedules(8_000, 32, 4).train.progressive
 
 
-def test_small_sets_are_pruned_for_enough_steps_but_not_for_most_of_the_time() -> None:
-    assert schedules(45_000, 32, 20).prune.epochs == 3  # 351 steps each
-    assert schedules(8_000, 32, 30).prune.epochs == 6  # 125 steps each, 750 wanted
-    assert schedules(1_000, 32, 48).prune.epochs == 14  # 31 steps each; at most 30 % of the epochs
+def test_pruning_takes_three_tenths_of_the_epochs_from_scratch() -> None:
+    assert schedules(45_000, 32, 20).prune.epochs == 6
+    assert schedules(8_000, 32, 30).prune.epochs == 9
+    assert schedules(1_000, 32, 48).prune.epochs == 14
 
 
 def test_a_part_of_an_epoch_is_a_schedule_too_and_further_steps_are_in_proportion() -> None:

@@ -182,3 +182,9 @@ def test_what_prune_stands_for_in_setups():
 def test_unknown_setup():
     with pytest.raises(UserError, match='did you mean "FIQ"'):
         for_setup("resnet20", "FIG")
+
+
+def test_a_large_network_is_pruned_further_where_the_recipe_names_no_share():
+    plain, named = (parse(f"resnet20 > {step}").steps[0] for step in ("prune", "prune(0.5)"))
+    assert [plain.share_of(weights) for weights in (0, 249_999, 250_000)] == [0.8, 0.8, 0.88]
+    assert [named.share_of(weights) for weights in (0, 250_000)] == [0.5, 0.5]

@@ -38,6 +38,15 @@ def test_the_size_is_known_within_3_percent_before_training(workspace, plan, ste
     assert predicted == pytest.approx(final, rel=0.03)
 
 
+@pytest.mark.parametrize("network", ["wide_resnet_34_1", "mobilenet_v3_small:medium"])
+def test_zeros_make_a_large_network_3_times_and_with_int8_10_times_smaller(workspace, network):
+    sizes = [
+        len(untrained_file(workspace, parse(f"{network} > {steps}")))
+        for steps in ("float32", "prune > float32", "prune > dynamic_int8")
+    ]
+    assert sizes[0] > 1_000_000 and sizes[1] < sizes[0] / 3 and sizes[2] < sizes[0] / 10
+
+
 def test_ram_is_known_within_3_percent_before_training(workspace, plan):
     """By the arena of TensorFlow Lite Micro: counted, not measured."""
     pytest.importorskip("tflite_micro")

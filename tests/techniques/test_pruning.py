@@ -31,6 +31,19 @@ def test_lamp_scores_by_hand():
     assert int(masks[1].sum()) == 3  # then 0.25, before 0.333 and 0.36
 
 
+def test_a_layer_far_larger_than_the_others_keeps_its_share():
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.randn(count, generator=generator) for count in (100_000, *[2_000] * 10)]
+    large, *small = lamp_masks(weights, 0.88)
+    # By scores alone all layers keep about as many weights, 1.3 % of the large one and 65 % of the others.
+    assert int(large.sum()) == 4_800  # 0.4 * 12 %
+    assert int(large.sum()) + sum(int(mask.sum()) for mask in small) == 14_400
+    kept = weights[0].abs()[large > 0]
+    assert kept.min() >= weights[0].abs()[large == 0].max()
+    (later,) = lamp_masks([weights[0] * large], 0.97)
+    assert int(later.sum()) == 3_000 and not ((later > 0) & (large == 0)).any()
+
+
 def test_the_ramp_is_cubic_in_rounds_and_ends_at_the_target():
     pruning = GradualMagnitudePruning(0.8, rounds=65)
     model = network()

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from dlmo.study.recipe import Kd, Precision, PruneBlocks, PruneChannels, Qat, Step
+from dlmo.study.recipe import Kd, Precision, Prune, PruneBlocks, PruneChannels, Qat, Step
 from dlmo.study.store import key_of
 from dlmo.study.teaching import TeacherFile
 from dlmo.study.workspace import NetworkPlan, Workspace
@@ -16,6 +16,7 @@ VERSIONS = {
     "technique": 3,
     "cut": 3,
     "blocks": 1,
+    "prune": 2,
     "qat": 2,
     "qat of own networks": 3,
     "float": 3,
@@ -66,6 +67,8 @@ def technique_key(
         inputs |= key_inputs(workspace, step, network, precision) | {"cut": VERSIONS["cut"]}
     if isinstance(step, PruneBlocks):
         inputs["blocks"] = VERSIONS["blocks"]
+    if isinstance(step, Prune):
+        inputs["prune"] = VERSIONS["prune"]
     if isinstance(step, Qat):
         inputs["qat"] = VERSIONS["qat of own networks" if workspace.is_own(network) else "qat"]
     taught = step.parent_teaches

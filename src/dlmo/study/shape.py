@@ -148,11 +148,11 @@ def _shaped(workspace: Workspace, recipe: Recipe, network, step: Step):
 
         return leave_out(network, network, Depth(step.ratio, step.macs), workspace.dataset.train.spread(_SEEN_IMAGES))
     if isinstance(step, Prune):
-        from dlmo.techniques.pruning import lamp_masks, prunable_layers
+        from dlmo.techniques.pruning import lamp_masks, prunable_layers, prunable_weights
 
         weights = [layer.weight for layer in prunable_layers(network)]
         with torch.no_grad():
-            torch._foreach_mul_(weights, lamp_masks(weights, step.sparsity))
+            torch._foreach_mul_(weights, lamp_masks(weights, step.share_of(prunable_weights(network))))
         return network
     if isinstance(step, Qat):
         from dlmo.techniques.fake_quantization import insert_fake_quantization

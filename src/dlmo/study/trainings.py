@@ -195,7 +195,7 @@ def _train_into(
 
     schedule = plan.schedule_of(step)
     state = folder / _CHECKPOINT
-    technique = _technique(step, parent)
+    technique = _technique(step, network, parent)
     taught, teacher, views = kd, None, None
     if kd is not None:
         teacher, views = _teacher(workspace, kd, name, step, plan, seed), kd.views_in(plan.train.epochs)
@@ -270,14 +270,14 @@ def _devices_used(folder: Path) -> list[str]:
     return used
 
 
-def _technique(step: Step | None, parent: Trained | None):
+def _technique(step: Step | None, network, parent: Trained | None):
     from dlmo.techniques.fake_quantization import QuantizationAwareTraining
-    from dlmo.techniques.pruning import GradualMagnitudePruning, KeepZeros
+    from dlmo.techniques.pruning import GradualMagnitudePruning, KeepZeros, prunable_weights
     from dlmo.techniques.technique import Chain, Technique
 
     technique = Technique()
     if isinstance(step, Prune):
-        technique = GradualMagnitudePruning(step.sparsity, step.rounds)
+        technique = GradualMagnitudePruning(step.share_of(prunable_weights(network)), step.rounds)
     if isinstance(step, Qat):
         technique = QuantizationAwareTraining()
     return Chain(technique, KeepZeros()) if parent and parent.sparsity else technique

@@ -1,5 +1,7 @@
 """Unstructured magnitude pruning: the smallest weights become zero, gradually, with training in between."""
 
+import math
+
 import numpy as np
 import torch
 from torch import nn
@@ -10,6 +12,9 @@ from dlmo.techniques.technique import Technique
 _SMALLEST_PRUNED_LAYER = 1000
 # The last third of training runs at the final sparsity, so that the network settles.
 _RAMP_SHARE = 2 / 3
+# Of what all layers keep on average each one keeps at least this share. By its scores alone MobileNet v3-small's hidden
+# layer, which has 4 weights of 10, lost 98 of 100 where 88 were asked for.
+_LEAST_KEPT = 0.4
 
 
 class GradualMagnitudePruning(Technique):
@@ -19,7 +24,8 @@ class GradualMagnitudePruning(Technique):
     rounds: how often the share rises (the study: 60-70).
     Which weights go is decided over all layers together by LAMP scores (Lee et al., "Layer-adaptive sparsity for
     magnitude-based pruning", ICLR 2021): a weight's square over the sum of the squares of its layer that are not
-    smaller; no layer is emptied. Without any step of training all of them go at the end.
+    smaller; but each layer keeps a share that is not far below what all keep on average. Without any step of training
+    all of them go at the end.
     """
 
     def __init__(self, sparsity: float, rounds: int) -> None:
@@ -86,6 +92,11 @@ def prunable_layers(network: nn.Module) -> list[nn.Conv2d | nn.Linear]:
     return [layer for layer in dense if layer.weight.numel() >= _SMALLEST_PRUNED_LAYER] or dense
 
 
+def prunable_weights(network: nn.Module) -> int:
+    """How many weights pruning chooses from, zeros among them."""
+    return sum(layer.weight.numel() for layer in prunable_layers(network))
+
+
 def lamp_masks(weights: list[torch.Tensor], sparsity: float) -> list[torch.Tensor]:
     """Masks (1 keep, 0 drop; shaped as the weights) that drop the share `sparsity` of all weights by LAMP score."""
     squares = [weight.detach().square() for weight in weights]
@@ -94,8 +105,11 @@ def lamp_masks(weights: list[torch.Tensor], sparsity: float) -> list[torch.Tenso
     ordered = [np.sort(square[square > 0].cpu().numpy()) for square in squares]
     scores = [_lamp_scores(values) for values in ordered]
     total, nonzero = sum(weight.numel() for weight in weights), sum(map(len, ordered))
-    # The largest weight of each layer scores 1 and stays.
-    droppable = sum(max(0, len(values) - 1) for values in ordered)
+    # What scores 1 stays, as the largest weight of each layer does.
+    least = [max(1, math.ceil(_LEAST_KEPT * (1 - sparsity) * weight.numel())) for weight in weights]
+    for score, kept in zip(scores, least):
+        score[max(0, len(score) - kept) :] = 1.0
+    droppable = sum(max(0, len(values) - kept) for values, kept in zip(ordered, least))
     more = min(round(sparsity * total) - (total - nonzero), droppable)
     if more <= 0:
         return [(square > 0).to(weight.dtype) for square, weight in zip(squares, weights)]
@@ -127,4 +141,4 @@ def sparsity_of(network: nn.Module) -> float:
     """Share of zeros among the prunable weights, 0 to 1."""
     layers = prunable_layers(network)
     zeros = sum(int((layer.weight == 0).sum()) for layer in layers)
-    return zeros / max(1, sum(layer.weight.numel() for layer in layers))
+    return zeros / max(1, prunable_weights(network))
