@@ -9,6 +9,7 @@ from ai_edge_litert.interpreter import Interpreter
 from rich.console import Console
 
 from dlmo import networks
+from dlmo.errors import UserError
 from dlmo.measure import operator_latency
 from dlmo.measure.feeding import FeedOptions
 from dlmo.measure.layers import inspect
@@ -92,8 +93,11 @@ def test_an_operator_adds_what_its_graph_takes_more(files, name, monkeypatch):
     told = []
     found = operator_latency.operator_latencies(files[name], "auto", None, 1, told.append)
     first = runs.index(True)
-    assert found == [0.0] * first + [5.0] + [2.0] * (len(runs) - first - 1)
+    computing_operators = len(runs) - first
+    assert found["operators"] == [0.0] * first + [5.0] + [2.0] * (computing_operators - 1)
+    assert found["whole"] == 3 + 2 * computing_operators
     assert told == sorted(told) and told[-1] == 1.0
+    assert len(told) > 2 * 9 * computing_operators, "whoever waits hears of it in every turn"
 
 
 def test_inspect_says_where_the_time_goes(files, tmp_path):
@@ -102,7 +106,8 @@ def test_inspect_says_where_the_time_goes(files, tmp_path):
     assert all(operator.latency_us is None for operator in inspect(path).operators)
     inspection = inspect(path, latency=True, threads=2)
     times = [operator.latency_us for operator in inspection.operators]
-    assert inspection.threads == 2 and min(times) >= 0 and sum(times) > 0
+    assert (inspection.timing.threads, inspection.timing.images) == (2, 1) and inspection.timing.whole_us > 0
+    assert min(times) >= 0 and sum(times) > 0
     slowest = inspection.slowest(3)
     assert slowest[0].latency_us == max(times) and len(slowest) == 3
     console = Console(file=io.StringIO(), width=80)
@@ -111,6 +116,19 @@ def test_inspect_says_where_the_time_goes(files, tmp_path):
     assert all(len(line) <= 80 for line in text.splitlines())
     assert f"{slowest[0].title}: {slowest[0].latency_us:.1f} µs" in " ".join(text.split())
     assert [row["latency_us"] for row in inspection.to_json()["operators"]] == times
+
+
+def test_a_batch_that_cannot_be_changed_is_named():
+    inspection = inspect(TENSORFLOW / "four_at_once.tflite", latency=True)
+    console = Console(file=io.StringIO(), width=80)
+    print_inspection(inspection, console)
+    assert inspection.timing.images == 4 and "ms for 4 images at once" in console.file.getvalue()
+
+
+@pytest.mark.parametrize("threads, latency, said", [(0, True, "--threads 0"), (2, False, "add --latency")])
+def test_threads_that_say_nothing_are_refused(files, threads, latency, said):
+    with pytest.raises(UserError, match=said):
+        inspect(TENSORFLOW / "float.tflite", latency=latency, threads=threads)
 
 
 def test_a_file_that_leaves_its_size_open_is_timed_at_the_size_given(tmp_path):

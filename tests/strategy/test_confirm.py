@@ -194,3 +194,14 @@ def test_a_choice_whose_accuracy_is_only_expected_says_by_which_it_was_made(judg
     assert choice.reasons[0].endswith(
         "; its accuracy is taken as 96.0 % of 800 validation images, as expected: it was not looked at again"
     )
+
+
+def test_an_accuracy_that_is_expected_to_be_the_same_is_only_expected_too(judge, monkeypatch):
+    monkeypatch.setitem(TRUTH, NQ.recipe, 1.0)
+    perfect = [replace(entry, validation_accuracy=1.0) for entry in (NQ, LUCKY)]
+    judge.cost = {LUCKY.recipe: 1e6}
+    found = looked_at(judge, perfect)
+    results = [outcome.result for outcome in found.outcomes]
+    choice = choose(results, LOW, lambda first, second: PairedTest(100, 3, 3, 1.0), found.judged)
+    assert choice.result.recipe == LUCKY.recipe
+    assert "100.0 % of 800 validation images, as expected: it was not looked at again" in choice.reasons[0]

@@ -359,7 +359,7 @@ def test_a_line_cut_short_in_the_journal_is_taken_off(fresh, trained, tmp_path):
 def test_what_the_time_left_does_not_allow_is_not_begun(fresh, trained):
     slow = terms(fresh, epoch_seconds={"resnet8@0.5": 1e5}, deadline=time.monotonic() + 60)
     found = search(fresh, SPACE, slow)
-    assert not trained and found.search.stopped == "the rest of the time is too short for another training"
+    assert not trained and found.search.stopped == "the rest of the time is too short for what was proposed next"
 
 
 def test_what_there_was_no_time_for_is_proposed_again(fresh, trained, tmp_path):

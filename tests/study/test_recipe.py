@@ -104,8 +104,9 @@ def test_views_are_stored_where_only_answers_count():
         ("resnet20 > qat > prune > int8", "must be followed by"),
         ("resnet20 > qat > qat > int8", "stands twice"),
         ("resnet20 > qat > int8(calibration=50)", "takes no calibration"),
-        ("resnet20 > prune > prune > int8", "for a larger share only"),
+        ("resnet20 > prune > prune > int8", "needs a share of zeros"),
         ("resnet20 > prune(0.9) > prune(0.8, epochs=0) > int8", "for a larger share only"),
+        ("resnet20 > prune > prune(0.9, epochs=0) > int8", "needs a share of zeros"),
         ("resnet20 > prune(0.5, sparsity=0.6)", "twice"),
         ("resnet20 > prune(0.5, 60, 3, none, 4)", "at most 4 values"),
         ("resnet20 > float32(3)", "at most 0 values"),
@@ -186,5 +187,5 @@ def test_unknown_setup():
 
 def test_a_large_network_is_pruned_further_where_the_recipe_names_no_share():
     plain, named = (parse(f"resnet20 > {step}").steps[0] for step in ("prune", "prune(0.5)"))
-    assert [plain.share_of(weights) for weights in (0, 249_999, 250_000)] == [0.8, 0.8, 0.88]
-    assert [named.share_of(weights) for weights in (0, 250_000)] == [0.5, 0.5]
+    assert [plain.share_of(parameters) for parameters in (0, 249_999, 250_000)] == [0.8, 0.8, 0.88]
+    assert [named.share_of(parameters) for parameters in (0, 250_000)] == [0.5, 0.5]

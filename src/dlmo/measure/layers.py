@@ -82,16 +82,25 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Timing:
+    """What a run of the file takes, microseconds, of so many images at once, with so many threads."""
+
+    whole_us: float
+    images: int
+    threads: int
+
+
+@dataclass(frozen=True)
 class Inspection:
-    """A file's operators, and how they compare with the float file's, where one was given. threads: that latency was
-    measured with, None where it was not."""
+    """A file's operators, and how they compare with the float file's, where one was given. timing: None where latency
+    was not asked for."""
 
     model: str
     size_bytes: int
     partitions: int
     operators: tuple[Operator, ...]
     comparison: Comparison | None
-    threads: int | None = None
+    timing: Timing | None = None
 
     def slowest(self, count: int) -> list[Operator]:
         """The operators that add most latency, slowest first."""
@@ -136,6 +145,10 @@ def inspect(
     split.
     """
     progress, options = progress or SilentProgress(), feed or FeedOptions()
+    if threads < 1:
+        raise UserError(f"--threads {threads}: give 1 or more")
+    if threads != 1 and not latency:
+        raise UserError("--threads is for latency: add --latency")
     if (against is None) != (source is None):
         raise UserError("--against takes a float file and needs a data set: --against FLOAT_MODEL SOURCE")
     opening = FeedOptions(layout=options.layout, input_size=options.input_size)
@@ -148,13 +161,14 @@ def inspect(
             probe = Probe(**child.call(probe_file, content, options.layout, options.size))
             rows = child.call(list_operators, content, options.layout, options.size)
         operators = tuple(Operator(**row | {"output": tuple(row["output"])}) for row in rows)
+        timing = None
         if latency:
             with progress.stage(f"time {len(rows)} operators") as update:
                 times = child.call(operator_latencies, content, options.layout, options.size, threads, update=update)
-            operators = tuple(replace(operator, latency_us=time) for operator, time in zip(operators, times))
-        timed = threads if latency else None
+            timing = Timing(times["whole"], probe.batch, threads)
+            operators = tuple(replace(o, latency_us=taken) for o, taken in zip(operators, times["operators"]))
         if against is None:
-            return Inspection(str(path), len(content), probe.partitions, operators, None, timed)
+            return Inspection(str(path), len(content), probe.partitions, operators, None, timing)
         other = Path(against).expanduser()
         other_content = read_model(other)
         with progress.stage(f"open {other.name}"), Child(str(other), memory=memory_for(other_content)) as other_child:
@@ -178,7 +192,7 @@ def inspect(
             )
     measured = tuple(replace(operator, **errors) for operator, errors in zip(operators, compared["errors"]))
     comparison = Comparison(str(other), dataset.name, len(images), compared["agreeing"])
-    return Inspection(str(path), len(content), probe.partitions, measured, comparison, timed)
+    return Inspection(str(path), len(content), probe.partitions, measured, comparison, timing)
 
 
 def inspect_own(model: str, content: bytes, against: str, float_content: bytes, dataset: Dataset) -> Inspection:

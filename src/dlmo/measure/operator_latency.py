@@ -6,6 +6,8 @@ difference is what the operator adds.
 """
 
 import time
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
@@ -15,32 +17,33 @@ from dlmo.runtimes.litert import flatbuffer
 from dlmo.runtimes.litert.beginning import beginning, computing
 from dlmo.runtimes.litert.interpreter import quiet
 
-_WARM_UP_RUNS = 3
 _ROUNDS, _SECONDS_PER_TURN = 9, 0.01
 _RUNS_PER_TURN = (1, 100)
+_LONGEST = 4.0  # seconds for one pair: slow files are timed in fewer rounds
 
 
-def operator_latencies(
-    content: bytes, layout: str, size: list[int] | None, threads: int, report: Report
-) -> list[float]:
-    """In a child: microseconds that each operator of a file adds at batch 1, in the order of execution.
+def operator_latencies(content: bytes, layout: str, size: list[int] | None, threads: int, report: Report) -> dict:
+    """In a child: `operators`, microseconds that each operator of a file adds to a run, in the order of execution, and
+    `whole`, microseconds of a run of the whole file.
 
-    The median over turns of the difference of medians; 0 where that is below 0, and for operators that only prepare
-    constants when the file is loaded. The first that computes has the interpreter's own call in it.
+    An operator adds the median over turns of the difference of medians; 0 where that is below 0, and for operators
+    that only prepare constants when the file is loaded. The first that computes has the interpreter's own call in it.
+    A run takes one image, or the file's own batch.
     """
     report(0)
     runs = computing(flatbuffer.read(content))
     shape = opener(layout, size)(content).input["shape"]
     found = [0.0] * len(runs)
-    shorter = None
+    shorter, turns = None, np.zeros((1, 2))
     for index, does in enumerate(runs):
         if not does:
             continue
         longer = _open(beginning(content, index + 1), shape, threads)
-        found[index] = max(0.0, _difference(shorter, longer))
+        turns = _in_turns(longer, shorter, partial(report, index / len(runs)))
+        found[index] = max(0.0, float(np.median(turns[:, 0] - turns[:, 1])))
         shorter = longer
-        report((index + 1) / len(runs))
-    return found
+    report(1)
+    return {"operators": found, "whole": float(np.median(turns[:, 0]))}
 
 
 def _open(content: bytes, shape: np.ndarray, threads: int) -> Interpreter:
@@ -53,17 +56,20 @@ def _open(content: bytes, shape: np.ndarray, threads: int) -> Interpreter:
     entry = interpreter.get_input_details()[0]
     numbers = np.random.default_rng(0).integers(0, 127, entry["shape"])
     interpreter.set_tensor(entry["index"], numbers.astype(entry["dtype"]))
-    for _ in range(_WARM_UP_RUNS):
-        interpreter.invoke()
     return interpreter
 
 
-def _difference(shorter: Interpreter | None, longer: Interpreter) -> float:
-    """Microseconds that one run of `longer` takes more; all that it takes where there is no shorter one."""
-    both = [longer] if shorter is None else [longer, shorter]
-    runs = int(np.clip(_SECONDS_PER_TURN * 1e6 / max(1.0, _microseconds(longer, 3)), *_RUNS_PER_TURN))
-    turns = np.array([[_microseconds(each, runs) for each in both] for _ in range(_ROUNDS)])
-    return float(np.median(turns[:, 0] - (turns[:, 1] if shorter is not None else 0.0)))
+def _in_turns(longer: Interpreter, shorter: Interpreter | None, alive: Callable[[], None]) -> np.ndarray:
+    """Microseconds of a run of both in each of several turns, turns x 2; 0 for a shorter one that is not there."""
+    began = time.monotonic()
+    runs = int(np.clip(_SECONDS_PER_TURN * 1e6 / max(1.0, _microseconds(longer, 1)), *_RUNS_PER_TURN))
+    turns = []
+    while len(turns) < _ROUNDS and (not turns or time.monotonic() - began < _LONGEST):
+        alive()
+        taken = _microseconds(longer, runs)
+        alive()
+        turns.append((taken, 0.0 if shorter is None else _microseconds(shorter, runs)))
+    return np.array(turns)
 
 
 def _microseconds(interpreter: Interpreter, runs: int) -> float:

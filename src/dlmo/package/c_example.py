@@ -24,6 +24,7 @@ OPERATORS = frozenset({
 })  # fmt: skip
 _TYPES = (schema.TensorType.FLOAT32, schema.TensorType.INT8, schema.TensorType.INT32)
 _C_TYPES = {np.dtype(np.float32): "float", np.dtype(np.int8): "int8_t"}
+_INT8_WOULD = "the recipe `int8` makes a file that runs there"
 _VECTORS = 2  # golden images in the program: they lie in the device's flash
 _LARGEST_FILE = 16 << 20  # bytes; written out as C text, larger ones take minutes and no compiler likes them
 _ALIGNMENT = 16  # bytes, of tensors in the arena and of the model
@@ -40,17 +41,20 @@ def obstacle(content: bytes) -> str | None:
     if len(model.subgraphs) > 1:
         return "it has more than one graph"
     if any(tensor.sparsity is not None for tensor in graph.tensors):
-        return "its zeros are encoded as sparse tensors, which TensorFlow Lite Micro cannot read"
+        return f"its zeros are encoded as sparse tensors, which TensorFlow Lite Micro cannot read; {_INT8_WOULD}"
     if unknown:
         return f"TensorFlow Lite Micro has no kernel for {', '.join(unknown)}"
     if any(tensor.type not in _TYPES for tensor in graph.tensors):
-        return "it has weights or activations that are neither float32 nor int8"
+        return f"it has weights or activations that are neither float32 nor int8; {_INT8_WOULD}"
     for name, operator in zip(names, graph.operators):
         inputs = [graph.tensors[int(index)] for index in operator.inputs if index >= 0]
         if name in flatbuffer.WEIGHTED and inputs[0].type != inputs[1].type:
-            return "it has int8 weights with float activations, which TensorFlow Lite Micro has no kernel for"
+            what = "it has int8 weights with float activations, which TensorFlow Lite Micro has no kernel for"
+            return f"{what}; {_INT8_WOULD}"
         if name == "DEQUANTIZE" and flatbuffer.constant(model, inputs[0]) is not None:
-            return "its weights are widened to float when loaded, which TensorFlow Lite Micro does not do"
+            return (
+                f"its weights are widened to float when loaded, which TensorFlow Lite Micro does not do; {_INT8_WOULD}"
+            )
     return None
 
 

@@ -45,7 +45,7 @@ _C_TEXT = """\
 `c/` holds the model and two golden inputs as arrays, the class names, and `main.cc`, which replays the golden inputs
 under TensorFlow Lite Micro with exactly the operators the model needs. Compile the `.cc` files with their `.h` files
 into a project that has TensorFlow Lite Micro, or without it `model_data.cc` alone."""
-_NO_C_TEXT = "There is no C example: {reason}. The recipe `int8` makes a file that runs there."
+_NO_C_TEXT = "There is no C example: {reason}."
 
 
 def package_parts(

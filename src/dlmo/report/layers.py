@@ -20,15 +20,12 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
         f"in {inspection.partitions} partitions",
     )
     console.print()
-    if inspection.threads is not None:
-        total = sum(operator.latency_us for operator in inspection.operators)
-        _say(
-            console,
-            f"Together {total / 1000:.3g} ms for one image, threads: {inspection.threads}; the slowest operators:",
-            "bold",
-        )
+    timing = inspection.timing
+    if timing is not None:
+        images = "one image" if timing.images == 1 else f"{timing.images} images at once"
+        _say(console, f"{timing.whole_us / 1000:.3g} ms for {images}, threads: {timing.threads}; slowest:", "bold")
         for operator in inspection.slowest(_WORST):
-            _say(console, f"- {operator.title}: {operator.latency_us:.1f} µs, {operator.latency_us / total:.0%}")
+            _say(console, f"- {operator.title}: {operator.latency_us:.1f} µs")
         console.print()
     comparison = inspection.comparison
     if comparison is not None:
@@ -46,12 +43,12 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
             _say(console, f"- not compared, no such operator there: {titles}")
         console.print()
     console.print(operators_table(inspection))
-    _say(console, _legend(comparison is not None, inspection.threads is not None), "dim")
+    _say(console, _legend(comparison is not None, timing is not None), "dim")
 
 
 def operators_table(inspection: Inspection) -> Table:
     """One row per operator, in the order of execution."""
-    compared, timed = inspection.comparison is not None, inspection.threads is not None
+    compared, timed = inspection.comparison is not None, inspection.timing is not None
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("operator", overflow="fold")

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Protocol
 
 from dlmo.errors import UserError, did_you_mean
@@ -80,7 +81,7 @@ def make_budget(
     if service not in SERVICES:
         raise UserError(f'unknown service "{service}"{did_you_mean(service, SERVICES)}; known: {", ".join(SERVICES)}')
     for name, share in (("--min-accuracy", min_accuracy), ("--max-drop", max_drop)):
-        if share is not None and not (isinstance(share, int | float) and 0 <= share <= 1):
+        if share is not None and (not isinstance(share, Real) or isinstance(share, bool) or not 0 <= share <= 1):
             raise UserError(f"{name} {share} is no share: give a number from 0 to 1, such as 0.9 for 90 %")
     budget = SERVICES[service]
     if max_size is not None:

@@ -31,8 +31,10 @@ Compare = Callable[[Result, Result], PairedTest]
 
 
 def is_expected(judged: Result, measured: Result) -> bool:
-    """Whether a choice sees another accuracy of a result than was measured. judged: see choose."""
-    return judged.validation_accuracy != measured.validation_accuracy
+    """Whether a choice sees an accuracy of a result that was not measured. judged: see choose."""
+    # The images too: what should be right on all of many others may have been so on few.
+    seen = [(result.validation_accuracy, result.validation_images) for result in (judged, measured)]
+    return seen[0] != seen[1]
 
 
 def reference_of(results: Sequence[Result]) -> Result:

@@ -84,7 +84,7 @@ def confirm(
             if waiting and time.monotonic() < deadline and judge.is_trained(parse(other)):
                 look_again(other)
         if along := list(again)[before:]:
-            notes.append(f"looked at again with it, as they need no other training: {', '.join(along)}")
+            notes.append(f"looked at again with {recipe}, as they need no other training: {', '.join(along)}")
     kept = [replace(outcome, result=again.get(outcome.result.recipe, outcome.result)) for outcome in outcomes]
     return Confirmed(kept, _judged(first, again), tuple(notes))
 

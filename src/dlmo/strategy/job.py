@@ -20,7 +20,6 @@ from dlmo.data.files import printable
 from dlmo.errors import PASSING, UserError, one_line
 from dlmo.measure import targets
 from dlmo.measure.accuracy import accuracy, confusion_matrix
-from dlmo.measure.statistics import wilson_interval
 from dlmo.networks.stems import choose as choose_stem
 from dlmo.progress import Progress, SilentProgress
 from dlmo.strategy import legality
@@ -356,7 +355,7 @@ def run_prepared(ready: Prepared, job: Job, options: Options, begun: float, plan
                 *_no_number_notes(outcomes),
                 *(guessed if choice is None else ()),
                 *_doubts(options, results),
-                *_few_images(choice, job.budget),
+                *_few_images(choice, job.budget, workspace),
             ),
             search=searched,
             classes=dataset.classes,
@@ -611,8 +610,13 @@ def command_line(job: str, inputs: Sequence[str | Path], arguments: dict[str, ob
     for name, value in arguments.items():
         for entry in value if isinstance(value, list) else [value]:
             if entry is not None:
-                words += [f"--{name.replace('_', '-')}", f"{entry:g}" if isinstance(entry, float) else str(entry)]
+                words += [f"--{name.replace('_', '-')}", _number(entry) if isinstance(entry, float) else str(entry)]
     return printable(shlex.join(words))
+
+
+def _number(value: float) -> str:
+    """As the command line reads it, which knows no exponents: 0.00005."""
+    return np.format_float_positional(value, trim="-")
 
 
 def _trained_on(results: Sequence[Result], plan: Plan) -> str:
@@ -701,20 +705,21 @@ def _no_number_notes(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
 
 
 def _guessed(result: Result, dataset: Dataset) -> tuple[str, ...]:
-    """Where a file is no better than one that looks at no image."""
+    """Where a file is right no more often than one that looks at no image."""
     counts = np.bincount(dataset.validation.labels, minlength=len(dataset.classes))
     share = counts.max() / counts.sum()
-    right = round(result.validation_accuracy * result.validation_images)
-    if wilson_interval(right, result.validation_images)[0] > share:
+    # Looked at again it was judged on other images, of which the share may be an image more.
+    if round(result.validation_accuracy * result.validation_images) > math.ceil(share * result.validation_images):
         return ()
+    longer = "train longer (--time, --epochs), " * bool(result.epochs)
     return (
-        f'{result.recipe} is no better than always answering "{dataset.classes[counts.argmax()]}", which is right on '
-        f"{100 * share:.1f} % of the validation images: train longer (--time, --epochs), give more images of the other "
-        "classes, or look at the labels",
+        f'{result.recipe}: no better than always answering "{dataset.classes[counts.argmax()]}", which is right on '
+        f"{100 * share:.1f} % of the validation images; {longer}give more images of the other classes, or look at the "
+        "labels",
     )
 
 
-def _few_images(choice: Choice | None, budget: Budget | None) -> tuple[str, ...]:
+def _few_images(choice: Choice | None, budget: Budget | None, workspace: Workspace) -> tuple[str, ...]:
     """Where one image more or less decides whether a loss is allowed."""
     if choice is None or budget is None or budget.max_drop is None:
         return ()
@@ -723,8 +728,8 @@ def _few_images(choice: Choice | None, budget: Budget | None) -> tuple[str, ...]
         return ()
     return (
         f"the choice was made on {images} validation images, of which one is {100 / images:.1f} points: a loss of "
-        f"{100 * budget.max_drop:g} of them cannot be told from luck; more images, or more --time to look again, would "
-        "tell",
+        f"{100 * budget.max_drop:g} of them cannot be told from luck; more images"
+        f"{', or more --time to look again,' * _confirms(workspace)} would tell",
     )
 
 

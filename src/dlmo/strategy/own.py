@@ -359,9 +359,10 @@ def _verdict(name: str, accuracy: float, dataset: Dataset) -> list[str]:
     likeliest = np.bincount(dataset.validation.labels).max() / images
     low, _ = wilson_interval(round(accuracy * images), images)
     if low <= likeliest:
+        told = "no better than" if accuracy <= likeliest else "not surely better than"
         names = ", ".join(dataset.classes[:3]) + (", ..." if len(dataset.classes) > 3 else "")
         notes.append(
-            f"that is no better than always answering the most frequent class ({100 * likeliest:.1f} %); usual causes: "
+            f"that is {told} always answering the most frequent class ({100 * likeliest:.1f} %); usual causes: "
             "untrained weights, another normalization (--mean, --std), another order of classes (theirs must be "
             f"{names}), other classes, another input size"
         )

@@ -612,7 +612,7 @@ def _why_stopped(repeats: int, late: bool, judged_again: bool) -> str:
     if repeats >= _MOST_REPEATS:
         return "nothing new was proposed"
     if not late:
-        return "the rest of the time is too short for another training"
+        return "the rest of the time is too short for what was proposed next"
     rest = "looking again at the choice, and for measuring" if judged_again else "measuring"
     return f"the time to search is up; the rest is for {rest}"
 

@@ -18,8 +18,8 @@ from dlmo.units import parse_duration, parse_size
 # Of a trained teacher: weights, which dlmo's own file says the network of, or a whole network.
 _WEIGHTS_FILES = (".safetensors", ".pt", ".pth")
 _OTHER_FILES = (".ckpt", ".onnx", ".tflite")
-# Share of zeros where a recipe names none, and from how many float weights (1 MB) a network is a large one.
-_ZEROS, _ZEROS_OF_LARGE, _LARGE_WEIGHTS = 0.8, 0.88, 250_000
+# Share of zeros where a recipe names none, and from how many parameters (1 MB in float) a network is a large one.
+_ZEROS, _ZEROS_OF_LARGE, _LARGE = 0.8, 0.88, 250_000
 
 
 class Step(BaseModel):
@@ -172,19 +172,20 @@ class Prune(Step):
     `parent`, the network before pruning, or `none`, the study's plain form; a recipe's `kd` takes its place.
     """
 
-    name, code, summary = "prune", "PRN", "gradual magnitude pruning; zeros are stored sparse"
+    name, code = "prune", "PRN"
+    summary = "gradual magnitude pruning, to 80 % zeros, in networks of 1 MB and more 88 %; zeros are stored sparse"
     sparsity: float | None = Field(None, gt=0, lt=1, json_schema_extra={"search": [0.5, 0.95]})
     rounds: int = Field(65, ge=1, le=1000, json_schema_extra={"search": [60, 70]})
     epochs: int | None = Field(None, ge=0, le=10_000)  # None: the plan's share of the schedule
     teacher: Literal["parent", "none"] = "none"
 
-    def share_of(self, weights: int) -> float:
-        """Final share of zeros of a network with so many weights that can go.
+    def share_of(self, parameters: int) -> float:
+        """Final share of zeros of a network with so many parameters.
 
         Large networks spare more: from a float file of 1 MB on, 88 %, with which int8 weights take less than a tenth of
         that file; smaller ones 80 %.
         """
-        return self.sparsity or (_ZEROS_OF_LARGE if weights >= _LARGE_WEIGHTS else _ZEROS)
+        return self.sparsity or (_ZEROS_OF_LARGE if parameters >= _LARGE else _ZEROS)
 
 
 class PruneChannels(Step):
@@ -426,9 +427,11 @@ def _check_order(steps: list[Step]) -> None:
             raise UserError(f'"{step.name}" must be the last step: it fixes the file\'s number format')
     names = [step.name for step in steps]
     for name in set(names):
-        shares = [step.share_of(0) for step in steps if step.name == name == "prune"]
+        shares = [step.sparsity for step in steps if step.name == name == "prune"]
         if names.count(name) > 1 and not shares:
             raise UserError(f'step "{name}" stands twice')
+        if len(shares) > 1 and None in shares:
+            raise UserError('"prune" beside another "prune" needs a share of zeros: "prune(0.8)"')
         if shares != sorted(set(shares)):
             raise UserError('"prune" may stand again for a larger share only: zeros stay zeros')
     for name in ("prune_channels", "prune_blocks"):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 # Raise it when the code here, or that of the conversion, changes what a file takes.
-_VERSION = 5
+_VERSION = 6
 # Enough to give every activation a range.
 _SEEN_IMAGES = 16
 # Share by which a trained file's size may differ.
@@ -148,11 +148,12 @@ def _shaped(workspace: Workspace, recipe: Recipe, network, step: Step):
 
         return leave_out(network, network, Depth(step.ratio, step.macs), workspace.dataset.train.spread(_SEEN_IMAGES))
     if isinstance(step, Prune):
-        from dlmo.techniques.pruning import lamp_masks, prunable_layers, prunable_weights
+        from dlmo.techniques.pruning import lamp_masks, prunable_layers
 
+        share = step.share_of(sum(parameter.numel() for parameter in network.parameters()))
         weights = [layer.weight for layer in prunable_layers(network)]
         with torch.no_grad():
-            torch._foreach_mul_(weights, lamp_masks(weights, step.share_of(prunable_weights(network))))
+            torch._foreach_mul_(weights, lamp_masks(weights, share))
         return network
     if isinstance(step, Qat):
         from dlmo.techniques.fake_quantization import insert_fake_quantization

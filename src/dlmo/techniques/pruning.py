@@ -92,11 +92,6 @@ def prunable_layers(network: nn.Module) -> list[nn.Conv2d | nn.Linear]:
     return [layer for layer in dense if layer.weight.numel() >= _SMALLEST_PRUNED_LAYER] or dense
 
 
-def prunable_weights(network: nn.Module) -> int:
-    """How many weights pruning chooses from, zeros among them."""
-    return sum(layer.weight.numel() for layer in prunable_layers(network))
-
-
 def lamp_masks(weights: list[torch.Tensor], sparsity: float) -> list[torch.Tensor]:
     """Masks (1 keep, 0 drop; shaped as the weights) that drop the share `sparsity` of all weights by LAMP score."""
     squares = [weight.detach().square() for weight in weights]
@@ -141,4 +136,4 @@ def sparsity_of(network: nn.Module) -> float:
     """Share of zeros among the prunable weights, 0 to 1."""
     layers = prunable_layers(network)
     zeros = sum(int((layer.weight == 0).sum()) for layer in layers)
-    return zeros / max(1, prunable_weights(network))
+    return zeros / max(1, sum(layer.weight.numel() for layer in layers))
