@@ -88,8 +88,8 @@ def types(operator: Operator) -> str:
 def _legend(compared: bool, timed: bool) -> str:
     lines = ["weights: constants the operator reads; XN: run by the delegate, XNNPACK"]
     if timed:
-        lines.append("latency: of the graph up to the operator, less that of the graph before it; what XNNPACK")
-        lines.append("computes in one (PAD and what follows it) stands at one of them")
+        lines.append("latency: of the graph up to the operator, less that of the graph before it; what")
+        lines.append("XNNPACK computes in one (PAD and what follows it) stands at one of them")
     if compared:
         lines.append("SNR: power of the float file's output over that of the difference; = nothing differs")
         lines.append("added: difference as a share of the output's power, less that of the worst input")
