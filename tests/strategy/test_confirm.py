@@ -92,11 +92,23 @@ def test_a_lucky_file_is_found_out_and_the_next_one_taken(judge):
 def test_what_was_not_looked_at_is_compared_by_what_was_seen_of_the_others(judge):
     # On the first 200 images NQ did two points better than on all: by that, this one loses too much.
     weaker = replace(GOOD, validation_accuracy=0.955)
+    judge.cost = {weaker.recipe: 1e6}
     found = looked_at(judge, [NQ, weaker])
-    assert judge.asked == [NQ.recipe]
+    assert judge.asked == [NQ.recipe] and len(found.notes) == 1, "nobody waited for it, so nobody misses it"
     assert found.outcomes[1].result == weaker
     assert found.judged[1].validation_accuracy == pytest.approx(0.935)
     assert chosen(found) == NQ.recipe
+
+
+def test_what_may_be_better_is_looked_at_while_there_is_time(judge):
+    # By the luck of NQ it should lose 1.5 points; it had less luck, and loses half a point.
+    weaker = replace(GOOD, validation_accuracy=0.955)
+    found = looked_at(judge, [NQ, weaker])
+    assert judge.asked == [NQ.recipe, weaker.recipe]
+    assert chosen(found) == weaker.recipe
+    worse = replace(GOOD, validation_accuracy=0.939)  # too little even if it had no luck at all
+    judge.asked.clear()
+    assert chosen(looked_at(judge, [NQ, worse])) == NQ.recipe and judge.asked == [NQ.recipe]
 
 
 def test_without_time_for_any_everything_stays_and_is_said(judge):
@@ -158,6 +170,7 @@ def test_nothing_is_looked_at_again_where_no_file_keeps_the_limits(judge):
 
 def test_an_accuracy_that_is_only_expected_is_said_to_be(judge):
     weaker = replace(GOOD, validation_accuracy=0.955)
+    judge.cost = {weaker.recipe: 1e6}
     found = looked_at(judge, [NQ, weaker])
     results = [outcome.result for outcome in found.outcomes]
     choice = choose(results, LOW, lambda first, second: PairedTest(100, 3, 3, 1.0), found.judged)
