@@ -65,9 +65,13 @@ def test_among_equals_the_smallest_is_the_most_accurate():
 
 def test_few_validation_images_are_said_not_to_tell_a_small_loss():
     choice, low = SimpleNamespace(result=replace(NQ, validation_images=29)), make_budget("low")
-    assert "29 validation images, of which one is 3.4 points" in _few_images(choice, low)[0]
-    assert not _few_images(choice, make_budget("high"))
-    assert not _few_images(SimpleNamespace(result=NQ), low), "100 images tell a point"
+    cut_by_dlmo, the_users = (SimpleNamespace(dataset=SimpleNamespace(folds=f), own=None) for f in ((1, 2), ()))
+    (note,) = _few_images(choice, low, cut_by_dlmo)
+    assert "29 validation images, of which one is 3.4 points" in note
+    assert note.endswith("more images, or more --time to look again, would tell")
+    assert _few_images(choice, low, the_users)[0].endswith("more images would tell"), "those are not looked at again"
+    assert not _few_images(choice, make_budget("high"), cut_by_dlmo)
+    assert not _few_images(SimpleNamespace(result=NQ), low, cut_by_dlmo), "100 images tell a point"
 
 
 def test_limits_are_kept_and_the_nearest_named_with_what_they_lack():
