@@ -20,7 +20,11 @@ class Counts:
 def count_module(module: nn.Module, input_shape: tuple[int, int, int]) -> Counts:
     """Counts any module that takes N x C x H x W, on whatever device it lies; its state is left as it was."""
     macs = sum(shape.macs for _, shape in layers_of(module, input_shape))
-    return Counts(sum(parameter.numel() for parameter in module.parameters()), macs)
+    return Counts(parameters_of(module), macs)
+
+
+def parameters_of(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def layers_of(module: nn.Module, input_shape: tuple[int, int, int]) -> list[tuple[str, LayerShape]]:

@@ -148,9 +148,10 @@ def _shaped(workspace: Workspace, recipe: Recipe, network, step: Step):
 
         return leave_out(network, network, Depth(step.ratio, step.macs), workspace.dataset.train.spread(_SEEN_IMAGES))
     if isinstance(step, Prune):
+        from dlmo.networks.counting import parameters_of
         from dlmo.techniques.pruning import lamp_masks, prunable_layers
 
-        share = step.share_of(sum(parameter.numel() for parameter in network.parameters()))
+        share = step.share_of(parameters_of(network))
         weights = [layer.weight for layer in prunable_layers(network)]
         with torch.no_grad():
             torch._foreach_mul_(weights, lamp_masks(weights, share))

@@ -271,20 +271,17 @@ def _devices_used(folder: Path) -> list[str]:
 
 
 def _technique(step: Step | None, network, parent: Trained | None):
+    from dlmo.networks.counting import parameters_of
     from dlmo.techniques.fake_quantization import QuantizationAwareTraining
     from dlmo.techniques.pruning import GradualMagnitudePruning, KeepZeros
     from dlmo.techniques.technique import Chain, Technique
 
     technique = Technique()
     if isinstance(step, Prune):
-        technique = GradualMagnitudePruning(step.share_of(_parameters(network)), step.rounds)
+        technique = GradualMagnitudePruning(step.share_of(parameters_of(network)), step.rounds)
     if isinstance(step, Qat):
         technique = QuantizationAwareTraining()
     return Chain(technique, KeepZeros()) if parent and parent.sparsity else technique
-
-
-def _parameters(network) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def _in_rounds(
