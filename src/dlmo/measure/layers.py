@@ -36,8 +36,8 @@ class Operator:
     """One operator, in the order of execution.
 
     output: shape of its first output. types: of its input, weights (empty without) and output. weight_bytes: of the
-    constants it reads. delegated: whether the delegate (XNNPACK) runs it. latency_us: microseconds that it adds to one
-    image, None where that was not asked (see operator_latency.py).
+    constants it reads. delegated: whether the delegate (XNNPACK) runs it. latency_us: microseconds that it adds to a
+    run, None where that was not asked (see operator_latency.py).
     Of a comparison: twin: index of the same operator in the float file, None where none was found. error: power of
     the difference to the twin's output, as a share of the power of that output. added: how much of the error is new,
     that is not yet in the worst of its inputs.

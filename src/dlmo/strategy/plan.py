@@ -39,8 +39,8 @@ _LEAST_PROBE_STEPS_OF_GPU = 16
 # What even the longest probe does not see: in trainings of half an hour and more, epochs of ResNet-20 at full size took
 # 1.13 times as long as its probe had told, and quantization-aware ones 1.11 times.
 _SLOWER_IN_THE_LONG_RUN, _LONG_RUN = 0.13, 1800.0  # share; seconds
-# Of the epochs from scratch. With 0.15 of them, 88 % zeros cost the networks of docs/study.md up to 6 points on
-# CIFAR-100.
+# Of the epochs from scratch. With 0.15 of them, 88 % zeros cost the networks of docs/study.md up to 6.7 points
+# on CIFAR-100.
 _PRUNE_SHARE, _QAT_SHARE, _CUT_SHARE = 0.3, 0.06, 0.4
 # Cutting takes steps, not epochs: with fewer than this a small set's networks lose what they knew.
 _CUT_STEPS = 750
