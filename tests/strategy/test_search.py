@@ -46,7 +46,7 @@ def trained(monkeypatch):
     monkeypatch.setattr(searching._Searcher, "_trained", figures)
     monkeypatch.setattr(searching._Searcher, "_promote", promoted)
     monkeypatch.setattr(searching._Searcher, "_look_at_formats", lambda self, recipe: None)
-    monkeypatch.setattr(searching, "check_cutting", lambda workspace, recipe: None)  # widths are figures here too
+    monkeypatch.setattr(searching, "check_steps", lambda workspace, recipe: None)  # widths are figures here too
     monkeypatch.setattr(searching, "_MOST_REPEATS", 3)
     return asked
 
@@ -195,7 +195,7 @@ def test_a_cut_that_changes_nothing_is_no_failure_to_try_again(fresh, trained, m
         if any(step.name == "prune_channels" for step in recipe.steps):
             raise UserError("cuts nothing")
 
-    monkeypatch.setattr(searching, "check_cutting", check)
+    monkeypatch.setattr(searching, "check_steps", check)
     first = search(fresh, SPACE, terms(fresh)).search
     assert any(trial.refused == "cuts nothing" for trial in first.trials)
     before = len(trained)
@@ -296,7 +296,7 @@ def test_another_loss_that_is_allowed_is_searched_for(fresh, trained, small_file
 
 def test_a_recipe_that_breaks_ends_no_search(fresh, monkeypatch):
     monkeypatch.setattr(searching, "_MOST_REPEATS", 2)
-    monkeypatch.setattr(searching, "check_cutting", lambda workspace, recipe: None)
+    monkeypatch.setattr(searching, "check_steps", lambda workspace, recipe: None)
 
     def broken(workspace, recipe, plan, seed):
         raise RuntimeError("the converter gave up\nlong trace")
@@ -418,7 +418,7 @@ def test_a_store_that_is_gone_is_not_the_recipes_fault(fresh, monkeypatch):
     def gone(workspace, recipe, plan, seed):
         raise StoreError("store s3://bucket: cannot read: no answer")
 
-    monkeypatch.setattr(searching, "check_cutting", lambda workspace, recipe: None)
+    monkeypatch.setattr(searching, "check_steps", lambda workspace, recipe: None)
     monkeypatch.setattr(searching, "make_artifact", gone)
     with pytest.raises(StoreError):
         search(fresh, SPACE, terms(fresh))

@@ -14,7 +14,7 @@ from dlmo.study import cutting
 from dlmo.study.recipe import Float32, Int8, parse
 from dlmo.study.stages import make_artifact, trainings_of
 from dlmo.study.store import Store
-from dlmo.study.trainings import check_cutting
+from dlmo.study.trainings import check_steps
 from dlmo.study.workspace import build_network, load_network
 from dlmo.techniques.channel_pruning import file_layers
 
@@ -38,7 +38,7 @@ def few(workspace, store):
 
 def made(workspace, text, network=NETWORK):
     recipe = parse(f"{network} > {text}")
-    check_cutting(workspace, recipe)
+    check_steps(workspace, recipe)
     return make_artifact(workspace, recipe, PLAN, 0)
 
 
@@ -95,27 +95,27 @@ def test_keys_follow_what_the_cut_depends_on(few):
 def test_what_the_network_cannot_be_cut_to_is_refused_before_training(few):
     for text in ("prune_channels(size=2KB) > int8", "prune_channels(macs=0.001)"):
         with pytest.raises(UserError, match="is out of reach: with the fewest channels"):
-            check_cutting(few, parse(f"{NETWORK} > {text}"))
-    check_cutting(few, parse(f"{NETWORK} > prune_channels(0.9)"))
+            check_steps(few, parse(f"{NETWORK} > {text}"))
+    check_steps(few, parse(f"{NETWORK} > prune_channels(0.9)"))
     for fine in (
         "resnet8@0.25 > prune_channels(0.5, scope=layer)",
         "resnet8@0.25 > prune_channels(0.25, scope=layer, round_to=1)",
     ):
-        check_cutting(few, parse(fine))
+        check_steps(few, parse(fine))
     with pytest.raises(UserError, match="cuts nothing of resnet8@0.25: widths stay multiples of round_to=8"):
-        check_cutting(few, parse("resnet8@0.25 > prune_channels(0.125, scope=layer)"))
+        check_steps(few, parse("resnet8@0.25 > prune_channels(0.125, scope=layer)"))
 
 
 def test_blocks_that_cannot_be_left_out_are_refused_before_training(few):
     with pytest.raises(UserError, match=r"macs=0\.01 is out of reach: without any of its 1 residual blocks"):
-        check_cutting(few, parse(f"{NETWORK} > prune_blocks(macs=0.01)"))
+        check_steps(few, parse(f"{NETWORK} > prune_blocks(macs=0.01)"))
     with pytest.raises(UserError, match="no residual block that could be left out"):
-        check_cutting(few, parse("vgg@0.25 > prune_blocks"))
+        check_steps(few, parse("vgg@0.25 > prune_blocks"))
     with pytest.raises(UserError, match=r'"prune_blocks\(0.25\)" leaves out no block of resnet8@0.5; give a larger'):
-        check_cutting(few, parse(f"{NETWORK} > prune_blocks(0.25)"))
-    check_cutting(few, parse(f"{NETWORK} > prune_channels(0.6) > prune_blocks(macs=0.01)"))  # only the cut tells
+        check_steps(few, parse(f"{NETWORK} > prune_blocks(0.25)"))
+    check_steps(few, parse(f"{NETWORK} > prune_channels(0.6) > prune_blocks(macs=0.01)"))  # only the cut tells
     with pytest.raises(UserError, match=r"macs=0\.01 is out of reach"):  # widths are known before
-        check_cutting(few, parse(f"{NETWORK} > prune_channels(0.5, scope=layer) > prune_blocks(macs=0.01)"))
+        check_steps(few, parse(f"{NETWORK} > prune_channels(0.5, scope=layer) > prune_blocks(macs=0.01)"))
 
 
 def test_what_follows_works_on_the_blocks_that_are_left(few):

@@ -14,7 +14,7 @@ import numpy as np
 from dlmo.atomic import write_atomically
 from dlmo.data.dataset import Dataset
 from dlmo.errors import PASSING, UserError
-from dlmo.study.recipe import Float32, Kd, Prune, PruneBlocks, PruneChannels, Qat, Recipe, Step
+from dlmo.study.recipe import STEPS, Float32, FurtherTraining, Kd, Qat, Recipe
 from dlmo.study.stages import Expected, trainings_of
 from dlmo.study.store import key_of
 from dlmo.study.workspace import NetworkPlan, Workspace
@@ -53,7 +53,7 @@ _PARTS_OF_AN_EPOCH = (0.75, 0.5, 0.35, 0.25, 0.15, 0.1)
 # Smaller images first, where the last fifth of the steps is enough to settle the statistics: with 8 epochs, or so many
 # steps in each.
 _SMALLEST_PROGRESSIVE_SIDE, _STEPS_OF_LARGE_SETS = 28, 300
-_VERSION = 15
+VERSION = 15
 # Schedules shorter than this share of a full one are said to be short.
 _NEARLY_FULL = 0.9
 
@@ -205,7 +205,7 @@ def make_plan(
     def no_shorter_than_before(counts: dict[str, float]) -> dict[str, float]:
         """What was planned, and trained, for less time may be more than the machine seems fit for at this moment."""
         question = {name: value for name, value in asked.items() if name != "seconds"}
-        plans = workspace.store.growing("plans", key_of("plans", _VERSION, question))
+        plans = workspace.store.growing("plans", key_of("plans", VERSION, question))
         for path in plans.glob("*.json"):
             before = json.loads(path.read_bytes())
             trained = [Recipe(network, (Float32(),)) for network in before]  # of further steps some may never be made
@@ -243,7 +243,7 @@ def make_plan(
         }
         write_atomically(folder / "plan.json", json.dumps(document).encode())
 
-    key = key_of("plan", _VERSION, asked)
+    key = key_of("plan", VERSION, asked)
     if known_only and not workspace.store.has("plan", key):
         return None
     folder = workspace.store.stage("plan", key, make)
@@ -319,7 +319,11 @@ def macs_of(workspace: Workspace, network: str) -> int:
 
 
 def _notes(
-    document: dict, plans: dict[str, NetworkPlan], steps: Mapping[str, list[Step]], images: int, seconds: float | None
+    document: dict,
+    plans: dict[str, NetworkPlan],
+    steps: Mapping[str, list[FurtherTraining]],
+    images: int,
+    seconds: float | None,
 ) -> tuple[str, ...]:
     """steps: of each network, those of its recipes that train it further."""
     lines: dict[str, list[str]] = {}
@@ -335,17 +339,12 @@ def _notes(
     return tuple(notes)
 
 
-def _schedule_in_words(plan: NetworkPlan, steps: Sequence[Step]) -> str:
+def _schedule_in_words(plan: NetworkPlan, steps: Sequence[FurtherTraining]) -> str:
     """Of a plan's trainings those that these steps ask for; empty where nothing is trained."""
     named = [(plan.train, "from scratch")] if plan.train.epochs else []
-    for kind, words in (
-        (Prune, "while pruning"),
-        (PruneChannels, "while cutting channels"),
-        (PruneBlocks, "while leaving out blocks"),
-        (Qat, "quantization-aware"),
-    ):
-        schedules = [plan.schedule_of(step) for step in steps if isinstance(step, kind)]
-        named += [(schedule, words) for schedule in dict.fromkeys(schedules) if schedule.epochs]
+    ordered = sorted(steps, key=lambda step: list(STEPS).index(step.name))
+    further = dict.fromkeys((plan.schedule_of(step), step.meanwhile) for step in ordered)
+    named += [(schedule, words) for schedule, words in further if schedule.epochs]
     return ", ".join(f"{schedule.words} {words}" for schedule, words in named)
 
 
@@ -360,7 +359,7 @@ class _Cost:
 
     train: float
     qat: float
-    trainings: tuple[tuple[Step | None, Kd | None], ...]
+    trainings: tuple[tuple[FurtherTraining | None, Kd | None], ...]
     files: int
     per_file: float
     teachers: Mapping[str, float] = field(default_factory=dict)
@@ -370,7 +369,7 @@ class _Cost:
         workspace: Workspace, network: str, recipes: list[Recipe], plain: Mapping[str, float], probe: "_Probe"
     ) -> "_Cost":
         """plain: seconds per epoch of plain training, of this network and of its teachers."""
-        trainings: dict[tuple, tuple[Step | None, Kd | None]] = {}
+        trainings: dict[tuple, tuple[FurtherTraining | None, Kd | None]] = {}
         for recipe in recipes:
             kd, further = recipe.kd, recipe.further_trainings
             if kd is not None and kd.born_again:
@@ -421,10 +420,9 @@ def _seconds(costs: Mapping[str, _Cost], plan_of: Callable[[str], NetworkPlan], 
     return before + sum(cost.seconds(plan_of(name), seeds) for name, cost in costs.items())
 
 
-def _file_asked(steps: Sequence[Step], recipe: Recipe) -> str | None:
+def _file_asked(steps: Sequence[FurtherTraining], recipe: Recipe) -> str | None:
     """The number format that these steps of a recipe depend on, where they cut to what its file takes."""
-    asks = any(isinstance(step, PruneChannels) and (step.size, step.latency) != (None, None) for step in steps)
-    return recipe.precision.name if asks else None
+    return recipe.precision.name if any(step.needs_files for step in steps) else None
 
 
 def _teachers(recipes: Sequence[Recipe]) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ from dlmo.strategy import evidence, legality
 from dlmo.strategy.budget import SERVICES, Budget, cost_shortfalls, running_of, shortfalls
 from dlmo.strategy.choose import pick
 from dlmo.strategy.plan import QAT_COST, macs_of, remaining_seconds
+from dlmo.strategy.plan import VERSION as PLAN_VERSION
 from dlmo.strategy.space import Space
 from dlmo.strategy.waterfall import ladder, without_teacher
 from dlmo.study.keys import VERSIONS
@@ -37,18 +38,18 @@ from dlmo.study.recipe import DynamicInt8, Float16, Float32, Int8, Qat, Recipe, 
 from dlmo.study.results import Search, Trial, pareto_front
 from dlmo.study.stages import make_artifact, scores
 from dlmo.study.store import key_of
-from dlmo.study.trainings import check_cutting
+from dlmo.study.trainings import check_steps
 from dlmo.study.workspace import Artifact, NetworkPlan, Workspace
 from dlmo.training.schedule import PROGRESSIVE_COST
 
 # Raise it when the proposals, or what is noted of them, would be others.
-_VERSION = 11
+_VERSION = 12
 # Of so many short trainings one is followed by a long one.
 _SHORT_PER_LONG = 3
 # Drawn at random before the sampler has something to go by.
 _RANDOM_TRIALS = 6
 # So many proposals in a row that were tried already, or that the time left does not allow, end the search.
-_MOST_REPEATS, _MOST_UNAFFORDABLE = 20, 3
+_MOST_REPEATS, _MOST_UNAFFORDABLE = 20, 10
 # An epoch of a family that was not trained yet may take so much longer than its arithmetic tells.
 _UNKNOWN_FAMILY = 3.0
 _MET = "the budget is met"
@@ -294,7 +295,7 @@ class _Searcher:
         """The trial of a recipe that is another one's by its shape, now and always; None for others."""
         begun = time.monotonic()
         try:
-            check_cutting(self._workspace, recipe)
+            check_steps(self._workspace, recipe)
         except UserError as error:
             return self._trial(recipe, 0, begun, refused=one_line(error))
         return None
@@ -573,7 +574,10 @@ def _question(workspace: Workspace, space: Space, terms: Terms) -> dict[str, obj
         "threads": terms.threads,
         "space": asdict(space),
         "seed": terms.seed,
+        "augmentation": asdict(workspace.augmentation),
+        "class_weights": workspace.class_weights,
         "stages": VERSIONS,  # what was found is of their code
+        "plans": PLAN_VERSION,  # and of schedules that these epochs stand for
     }
 
 

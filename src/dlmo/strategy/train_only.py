@@ -9,10 +9,10 @@ from pathlib import Path
 
 from dlmo.errors import UserError, one_line
 from dlmo.progress import Progress, SilentProgress
-from dlmo.strategy.job import Job, Options, plan_job, prepare
+from dlmo.strategy.job import Job, plan_job, prepare
+from dlmo.strategy.options import Options
 from dlmo.strategy.plan import remaining_trainings
 from dlmo.study.graph import make_here, tasks_of
-from dlmo.study.recipe import PruneChannels
 from dlmo.study.results import Failure
 from dlmo.study.stages import trainings_of
 from dlmo.study.workspace import read_curve, read_trained
@@ -94,7 +94,7 @@ def _check(job: Job, options: Options) -> None:
         raise UserError("--train-only trains in this process; leave out --cluster")
     for recipe in job.recipes_for(0):
         for step in recipe.further_trainings:
-            if isinstance(step, PruneChannels) and (step.size, step.latency) != (None, None):
+            if step.needs_files:
                 limit = "size" if step.latency is None else "latency"
                 raise UserError(
                     f"--train-only: {recipe}: its {limit} limit is told by files, which this machine need not run; "

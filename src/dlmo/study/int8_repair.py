@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 
 from dlmo.data.dataset import Dataset
+from dlmo.measure.accuracy import right_answers
 from dlmo.measure.layers import inspect_own
 from dlmo.runtimes.litert.bias import bias_corrected
 from dlmo.runtimes.litert.equalize import equalized
@@ -58,7 +59,7 @@ class Judge:
         return (self._reference - self._right(candidate)) / self.images
 
     def _right(self, content: bytes) -> int:
-        return int((predict(content, self._validation.images).argmax(1) == self._validation.labels).sum())
+        return int(right_answers(predict(content, self._validation.images), self._validation.labels).sum())
 
 
 def repaired_int8(content: bytes, dataset: Dataset, calibration: np.ndarray, judge: Judge) -> tuple[bytes, Repair]:

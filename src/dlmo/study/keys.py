@@ -2,7 +2,8 @@
 
 from dataclasses import asdict
 
-from dlmo.study.recipe import Kd, Precision, Prune, PruneBlocks, PruneChannels, Qat, Step
+from dlmo.study.recipe import FurtherTraining, Kd, Precision
+from dlmo.study.steps import versions, work_of
 from dlmo.study.store import key_of
 from dlmo.study.teaching import TeacherFile
 from dlmo.study.workspace import NetworkPlan, Workspace
@@ -14,11 +15,6 @@ VERSIONS = {
     "train": 3,
     "import": 2,
     "technique": 3,
-    "cut": 3,
-    "blocks": 1,
-    "prune": 2,
-    "qat": 2,
-    "qat of own networks": 3,
     "float": 3,
     "artifact": 8,
     "scores": 1,
@@ -26,6 +22,7 @@ VERSIONS = {
     "answers": 2,
     "kd": 2,
     "shallow": 2,
+    **versions(),
 }
 
 _TEACHING_VERSIONS = {"version": VERSIONS["kd"], "answers": VERSIONS["answers"]}
@@ -51,7 +48,7 @@ def technique_key(
     workspace: Workspace,
     parent: str,
     network: str,
-    step: Step,
+    step: FurtherTraining,
     plan: NetworkPlan,
     seed: int,
     kd: Kd | None,
@@ -61,16 +58,8 @@ def technique_key(
     schedule = plan.schedule_of(step)
     inputs = {"parent": parent, "step": step.name, **values, **_training_inputs(workspace, schedule, seed)}
     inputs["stem"] = workspace.identity(network)["stem"]
-    if isinstance(step, PruneChannels):
-        from dlmo.study.cutting import key_inputs
-
-        inputs |= key_inputs(workspace, step, network, precision) | {"cut": VERSIONS["cut"]}
-    if isinstance(step, PruneBlocks):
-        inputs["blocks"] = VERSIONS["blocks"]
-    if isinstance(step, Prune):
-        inputs["prune"] = VERSIONS["prune"]
-    if isinstance(step, Qat):
-        inputs["qat"] = VERSIONS["qat of own networks" if workspace.is_own(network) else "qat"]
+    work = work_of(step)
+    inputs |= (work.limits(workspace, step, network, precision) or {}) | work.versions_for(workspace, network)
     taught = step.parent_teaches
     if kd is None and taught is not None:
         inputs["kd"] = {"loss": taught.loss, "views": taught.views_in(schedule.epochs), **taught.settings}
@@ -90,8 +79,8 @@ def _kd_inputs(workspace: Workspace, kd: Kd | None, network: str, plan: NetworkP
         teacher_key = teacher_file_key(workspace, kd) if kd.from_file else _untrained_teacher(workspace, kd)
     views = kd.views_in(plan.train.epochs)
     chosen = {"teacher": teacher_key, "loss": kd.loss, "scheme": kd.scheme, "views": views, **kd.settings}
-    versions = _TEACHING_VERSIONS | ({"shallow": VERSIONS["shallow"]} if kd.loss == "shallow" else {})
-    return {"kd": chosen | versions}
+    code = _TEACHING_VERSIONS | ({"shallow": VERSIONS["shallow"]} if kd.loss == "shallow" else {})
+    return {"kd": chosen | code}
 
 
 def teacher_file_key(workspace: Workspace, kd: Kd) -> str:

@@ -164,7 +164,21 @@ class Kd(Step):
         return self.views or max(1, epochs // 4)
 
 
-class Prune(Step):
+class FurtherTraining(Step):
+    """A step that trains the network further; what it does to it lies in `dlmo.study.steps`.
+
+    schedule: which of a plan's it trains by, see workspace.NetworkPlan. meanwhile: what goes on, in words.
+    makes_smaller: whether layers of the network lose channels or go. needs_files: whether files of the untrained
+    network have to tell what it does.
+    """
+
+    schedule: ClassVar[Literal["prune", "cut", "qat"]]
+    meanwhile: ClassVar[str]
+    makes_smaller: ClassVar[bool] = False
+    needs_files: ClassVar[bool] = False
+
+
+class Prune(FurtherTraining):
     """See techniques.pruning.
 
     sparsity: final share of zeros; None is told by the network's size, see `share_of`. rounds: how often it rises.
@@ -174,6 +188,7 @@ class Prune(Step):
 
     name, code = "prune", "PRN"
     summary = "gradual magnitude pruning, to 80 % zeros, in networks of 1 MB and more 88 %; zeros are stored sparse"
+    schedule, meanwhile = "prune", "while pruning"
     sparsity: float | None = Field(None, gt=0, lt=1, json_schema_extra={"search": [0.5, 0.95]})
     rounds: int = Field(65, ge=1, le=1000, json_schema_extra={"search": [60, 70]})
     epochs: int | None = Field(None, ge=0, le=10_000)  # None: the plan's share of the schedule
@@ -188,7 +203,7 @@ class Prune(Step):
         return self.sparsity or (_ZEROS_OF_LARGE if parameters >= _LARGE else _ZEROS)
 
 
-class PruneChannels(Step):
+class PruneChannels(FurtherTraining):
     """See techniques.channel_pruning. Under one of the limits, channels go by importance lost per cost saved.
 
     ratio: share of the channels removed. macs: share of the MACs kept. size: bytes of the recipe's file, such as 96KB;
@@ -198,6 +213,7 @@ class PruneChannels(Step):
     """
 
     name, code, summary = "prune_channels", "CHP", "cuts whole channels: a smaller and faster dense network"
+    schedule, meanwhile, makes_smaller = "cut", "while cutting channels", True
     ratio: float = Field(0.5, gt=0, lt=1, json_schema_extra={"search": [0.125, 0.625]})
     macs: float | None = Field(None, gt=0, lt=1, json_schema_extra={"search": [0.2, 0.8]})
     size: int | None = Field(None, ge=1000)
@@ -229,12 +245,16 @@ class PruneChannels(Step):
         return self
 
     @property
+    def needs_files(self) -> bool:
+        return (self.size, self.latency) != (None, None)
+
+    @property
     def limited(self) -> bool:
         """Whether something else than the share of channels is given."""
         return (self.macs, self.size, self.latency) != (None, None, None)
 
 
-class PruneBlocks(Step):
+class PruneBlocks(FurtherTraining):
     """See techniques.block_pruning.
 
     ratio: share of the residual blocks left out, the same in every stage of the network. macs: in its place, the share
@@ -242,6 +262,7 @@ class PruneBlocks(Step):
     """
 
     name, code, summary = "prune_blocks", "BLP", "leaves out whole residual blocks: a network of fewer layers"
+    schedule, meanwhile, makes_smaller = "cut", "while leaving out blocks", True
     ratio: float = Field(0.5, gt=0, le=1, json_schema_extra={"search": [0.25, 0.75]})
     macs: float | None = Field(None, gt=0, lt=1, json_schema_extra={"search": [0.2, 0.8]})
     rounds: int = Field(3, ge=1, le=100, json_schema_extra={"search": [1, 5]})
@@ -255,8 +276,9 @@ class PruneBlocks(Step):
         return self
 
 
-class Qat(Step):
+class Qat(FurtherTraining):
     name, code, summary = "qat", "QAT", "quantization-aware training"
+    schedule, meanwhile = "qat", "quantization-aware"
     epochs: int | None = Field(None, ge=1, le=10_000)
 
 
@@ -338,9 +360,9 @@ class Recipe:
         return self.steps[0] if isinstance(self.steps[0], Kd) else None
 
     @property
-    def further_trainings(self) -> tuple[Step, ...]:
+    def further_trainings(self) -> tuple[FurtherTraining, ...]:
         """The steps that train the network further, after the training from scratch."""
-        return tuple(step for step in self.steps if not isinstance(step, Kd | Precision))
+        return tuple(step for step in self.steps if isinstance(step, FurtherTraining))
 
     @property
     def setup(self) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlmo.atomic import write_atomically
-from dlmo.study.recipe import Int8, Mixed, Precision, Prune, PruneBlocks, PruneChannels, Qat, Recipe, Step
+from dlmo.study.recipe import Int8, Mixed, Precision, Prune, Qat, Recipe, Step
+from dlmo.study.steps import work_of
 from dlmo.study.store import key_of
 from dlmo.study.workspace import Workspace, build_network
 
@@ -82,7 +83,7 @@ def untrained_float(workspace: Workspace, recipe: Recipe) -> bytes:
         with workspace.progress.stage(f"convert {recipe.network}, untrained"):
             network = fresh
             for step in recipe.further_trainings:
-                network = _shaped(workspace, recipe, network, step)
+                network = work_of(step).shaped(workspace, recipe, step, network)
             network = integer_form(network) if rewritten else network
             content = float_content(network, workspace.dataset, quantization_aware)
         write_atomically(folder / "model.tflite", content)
@@ -109,8 +110,9 @@ def initial_network(workspace: Workspace, name: str) -> "nn.Module":
 
 def _shape_of(workspace: Workspace, recipe: Recipe) -> dict:
     """What the file's shape depends on, but for the precision it is stored in."""
-    from dlmo.study.cutting import key_inputs
-
+    limits = [
+        work_of(step).limits(workspace, step, recipe.network, recipe.precision) for step in recipe.further_trainings
+    ]
     own = workspace.own if workspace.is_own(recipe.network) else None
     return {
         **workspace.identity(recipe.network),
@@ -118,50 +120,9 @@ def _shape_of(workspace: Workspace, recipe: Recipe) -> dict:
         "classes": len(workspace.dataset.classes),
         "input_shape": workspace.dataset.input_shape,
         "steps": [[step.name, step.model_dump(exclude={"epochs"})] for step in recipe.further_trainings],
-        "limits": [
-            key_inputs(workspace, step, recipe.network, recipe.precision)
-            for step in recipe.further_trainings
-            if isinstance(step, PruneChannels)
-        ],
+        "limits": [entry for entry in limits if entry is not None],
     }
 
 
 def _holds(recipe: Recipe, kind: type[Step]) -> bool:
     return any(isinstance(step, kind) for step in recipe.steps)
-
-
-def _shaped(workspace: Workspace, recipe: Recipe, network, step: Step):
-    """The network as one of the recipe's steps leaves it, but for the values of its weights."""
-    import torch
-
-    if isinstance(step, PruneChannels):
-        from dlmo.study.cutting import target_of
-        from dlmo.techniques.channel_pruning import cut
-
-        target = target_of(workspace, step, recipe.network, network, recipe.precision)
-        smaller = network
-        for number in range(1, step.rounds + 1):  # as in training: each round's widths follow from the last one's
-            smaller = cut(smaller, network, target, workspace.dataset.train, done=number / step.rounds)
-        return smaller
-    if isinstance(step, PruneBlocks):
-        from dlmo.techniques.block_pruning import Depth, leave_out
-
-        return leave_out(network, network, Depth(step.ratio, step.macs), workspace.dataset.train.spread(_SEEN_IMAGES))
-    if isinstance(step, Prune):
-        from dlmo.networks.counting import parameters_of
-        from dlmo.techniques.pruning import lamp_masks, prunable_layers
-
-        share = step.share_of(parameters_of(network))
-        weights = [layer.weight for layer in prunable_layers(network)]
-        with torch.no_grad():
-            torch._foreach_mul_(weights, lamp_masks(weights, share))
-        return network
-    if isinstance(step, Qat):
-        from dlmo.techniques.fake_quantization import insert_fake_quantization
-        from dlmo.training.loop import to_network_input
-
-        network = insert_fake_quantization(network).train()
-        with torch.no_grad():
-            network(to_network_input(torch.from_numpy(workspace.dataset.train.images[:_SEEN_IMAGES])))
-        return network
-    raise TypeError(f"no shape known of {step.name}")

@@ -9,6 +9,7 @@ import numpy as np
 
 from dlmo.data.dataset import Dataset
 from dlmo.errors import UserError
+from dlmo.measure.accuracy import right_answers
 from dlmo.study.recipe import Kd
 from dlmo.study.workspace import smaller_form
 from dlmo.techniques.distillation.settings import LOSSES
@@ -148,7 +149,7 @@ class TeacherFile:
         part, device, channels = dataset.validation.spread(_COMPARED_IMAGES), best_device(), dataset.input_shape[2]
 
         def right(network: "nn.Module") -> int:
-            return int((predict(network.to(device.name), part, device).argmax(1) == part.labels).sum())
+            return int(right_answers(predict(network.to(device.name), part, device), part.labels).sum())
 
         best = max((normalized(network, entry, channels) for entry in KNOWN.values()), key=right)
         if right(best) <= np.bincount(part.labels).max():

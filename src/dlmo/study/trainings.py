@@ -2,14 +2,13 @@
 
 import json
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 from dlmo.atomic import write_atomically
 from dlmo.errors import UserError
-from dlmo.progress import Update
 from dlmo.study.keys import VERSIONS, import_key, teacher_file_key, teacher_training, technique_key, train_key
-from dlmo.study.recipe import Float32, Kd, Precision, Prune, PruneBlocks, PruneChannels, Qat, Recipe, Step
+from dlmo.study.recipe import Float32, FurtherTraining, Kd, Precision, Recipe
+from dlmo.study.steps import work_of
 from dlmo.study.store import Store, key_of
 from dlmo.study.teaching import TeacherFile
 from dlmo.study.workspace import (
@@ -24,11 +23,8 @@ from dlmo.study.workspace import (
 )
 from dlmo.techniques.distillation.settings import LOSSES
 from dlmo.training.curve import Epoch
-from dlmo.training.schedule import Schedule
 
 _FLOAT32 = Float32()
-# Images that show whether an untrained network can be made smaller; what they say of its weights decides nothing.
-_CHECKED_IMAGES = 64
 
 # The state of an unfinished training, in its stage's folder.
 _CHECKPOINT = "checkpoint.safetensors"
@@ -74,7 +70,7 @@ def _import(workspace: Workspace) -> Trained:
 def train_further(
     workspace: Workspace,
     parent: Trained,
-    step: Step,
+    step: FurtherTraining,
     plan: NetworkPlan,
     seed: int,
     kd: Kd | None = None,
@@ -133,46 +129,15 @@ def check_teaching(workspace: Workspace, recipe: Recipe) -> None:
     check_maps(kd, build(recipe.network), teacher, workspace.dataset.input_shape)
 
 
-def check_cutting(workspace: Workspace, recipe: Recipe) -> None:
+def check_steps(workspace: Workspace, recipe: Recipe) -> None:
     """Refuse, before any training, a limit that the recipe's network cannot be cut to, and a share that rounding
-    undoes. Of a ranking over all layers only training tells the widths."""
-    steps = [step for step in recipe.further_trainings if isinstance(step, PruneChannels | PruneBlocks)]
+    undoes."""
+    steps = [step for step in recipe.further_trainings if step.makes_smaller]
     if not steps:
         return
     network, widths_known = build_network(workspace, recipe.network).eval(), True
     for step in steps:
-        if isinstance(step, PruneBlocks):
-            _check_blocks(workspace, recipe, step, network, widths_known)
-            continue
-        if step.limited or step.scope == "layer":
-            network = _checked_cut(workspace, recipe, step, network)
-        widths_known = step.scope == "layer"
-
-
-def _check_blocks(workspace: Workspace, recipe: Recipe, step: PruneBlocks, network, widths_known: bool) -> None:
-    """network: as the steps before leave it, which where they rank channels over all layers is another after training:
-    then the blocks have another share of what is left."""
-    from dlmo.techniques.block_pruning import Depth, leave_out, left_out_of
-
-    depth = Depth(step.ratio, step.macs) if widths_known or step.macs is None else Depth(1.0, None)
-    smaller = leave_out(network, network, depth, workspace.dataset.train.spread(1))
-    if not left_out_of(smaller, network, workspace.dataset.input_shape):
-        raise UserError(f'"{step}" leaves out no block of {recipe.network}; give a larger share')
-
-
-def _checked_cut(workspace: Workspace, recipe: Recipe, step: PruneChannels, network):
-    """The network, whose weights say nothing, cut."""
-    from dlmo.study.cutting import target_of
-    from dlmo.techniques.channel_pruning import cut, shapes_of
-
-    target = target_of(workspace, step, recipe.network, network, recipe.precision)
-    smaller = cut(network, network, target, workspace.dataset.train.spread(_CHECKED_IMAGES))
-    if not step.limited and not shapes_of(smaller, network):
-        raise UserError(
-            f'"{step}" cuts nothing of {recipe.network}: widths stay multiples of round_to={step.round_to} (in '
-            "narrow layers of half or a quarter of that); give a larger share, or a smaller round_to"
-        )
-    return smaller
+        network, widths_known = work_of(step).check(workspace, recipe, step, network, widths_known)
 
 
 def _train_into(
@@ -181,7 +146,7 @@ def _train_into(
     name: str,
     network,
     parent: Trained | None,
-    step: Step | None,
+    step: FurtherTraining | None,
     plan: NetworkPlan,
     seed: int,
     kd: Kd | None,
@@ -189,6 +154,7 @@ def _train_into(
 ) -> None:
     """Train and write weights, curve and record into `folder`; resumes from the checkpoint left there."""
     from dlmo.techniques.pruning import sparsity_of
+    from dlmo.techniques.rounds import train_in_rounds
     from dlmo.techniques.technique import Chain
     from dlmo.training.device import best_device
     from dlmo.training.loop import train as run_training
@@ -225,14 +191,16 @@ def _train_into(
         )
 
     with workspace.progress.stage(title, plan.seconds_of(step, kd)) as update:
-        if isinstance(step, PruneChannels | PruneBlocks):
-            training = _in_rounds(folder, workspace, name, network, step, schedule, precision, fit, update)
-        else:
+        shrinking = None if step is None else work_of(step).shrinking(workspace, step, name, network, precision)
+        if shrinking is None:
             training = fit(network, schedule, state, update)
+        else:
+            smaller, restored = shrinking.smaller, shrinking.restored
+            training = train_in_rounds(network, smaller, restored, step.rounds, schedule, folder, fit, update)
     before = parent or teacher  # a parent's seconds hold its teacher's
     record = {
         "network": name,
-        "fake_quantized": isinstance(step, Qat),
+        "fake_quantized": False,
         "sparsity": sparsity_of(training.network) if step else 0.0,
         "epochs": round(schedule.passes + (parent.epochs if parent else 0), 3),
         "seconds": sum(epoch.seconds for epoch in training.curve) + (before.seconds if before else 0.0),
@@ -240,14 +208,8 @@ def _train_into(
         "left_out": parent.left_out if parent else [],
         "devices": list(dict.fromkeys([*(parent.devices if parent else ()), *used])),
     }
-    if isinstance(step, PruneChannels):
-        from dlmo.techniques.channel_pruning import shapes_of
-
-        record["shapes"] = shapes_of(training.network, network)
-    if isinstance(step, PruneBlocks):
-        from dlmo.techniques.block_pruning import left_out_of
-
-        record["left_out"] = left_out_of(training.network, network, workspace.dataset.input_shape)
+    if step is not None:
+        record |= work_of(step).record(workspace, training.network, network)
     if kd is not None and kd.scheme == "online" and step is None:
         peer = folder / "teacher"
         peer.mkdir(exist_ok=True)
@@ -270,49 +232,12 @@ def _devices_used(folder: Path) -> list[str]:
     return used
 
 
-def _technique(step: Step | None, network, parent: Trained | None):
-    from dlmo.networks.counting import parameters_of
-    from dlmo.techniques.fake_quantization import QuantizationAwareTraining
-    from dlmo.techniques.pruning import GradualMagnitudePruning, KeepZeros
+def _technique(step: FurtherTraining | None, network, parent: Trained | None):
+    from dlmo.techniques.pruning import KeepZeros
     from dlmo.techniques.technique import Chain, Technique
 
-    technique = Technique()
-    if isinstance(step, Prune):
-        technique = GradualMagnitudePruning(step.share_of(parameters_of(network)), step.rounds)
-    if isinstance(step, Qat):
-        technique = QuantizationAwareTraining()
+    technique = Technique() if step is None else work_of(step).technique(step, network)
     return Chain(technique, KeepZeros()) if parent and parent.sparsity else technique
-
-
-def _in_rounds(
-    folder: Path,
-    workspace: Workspace,
-    name: str,
-    network,
-    step: PruneChannels | PruneBlocks,
-    schedule: Schedule,
-    precision: Precision,
-    fit,
-    update: Update,
-):
-    """Train while channels or blocks go."""
-    from dlmo.techniques.rounds import train_in_rounds
-
-    images = workspace.dataset.train
-    if isinstance(step, PruneChannels):
-        from dlmo.study.cutting import target_of
-        from dlmo.techniques import channel_pruning
-
-        target = target_of(workspace, step, name, network, precision)
-        smaller = partial(channel_pruning.cut, original=network, target=target, images=images)
-        restore = partial(channel_pruning.restored, original=network)
-    else:
-        from dlmo.techniques import block_pruning
-
-        depth = block_pruning.Depth(step.ratio, step.macs)
-        smaller = partial(block_pruning.leave_out, original=network, depth=depth, images=images)
-        restore = partial(block_pruning.restored, original=network, input_shape=workspace.dataset.input_shape)
-    return train_in_rounds(network, smaller, restore, step.rounds, schedule, folder, fit, update)
 
 
 def _write_network(folder: Path, workspace: Workspace, network, record: dict) -> None:
@@ -324,7 +249,7 @@ def _write_network(folder: Path, workspace: Workspace, network, record: dict) ->
 
 
 def _teacher(
-    workspace: Workspace, kd: Kd, student: str, step: Step | None, plan: NetworkPlan, seed: int
+    workspace: Workspace, kd: Kd, student: str, step: FurtherTraining | None, plan: NetworkPlan, seed: int
 ) -> Trained | None:
     """The teacher of a step's training, trained if the store does not hold it; None where no stage makes it."""
     if kd.scheme == "online" and step is not None:
@@ -341,7 +266,7 @@ def _teaching(
     workspace: Workspace,
     kd: Kd,
     student: str,
-    step: Step | None,
+    step: FurtherTraining | None,
     teacher: Trained | None,
     views: int | None,
     seed: int,

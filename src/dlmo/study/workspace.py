@@ -15,7 +15,7 @@ from dlmo.networks.own import OwnNetwork
 from dlmo.networks.registry import parse
 from dlmo.networks.stems import choose
 from dlmo.progress import Progress
-from dlmo.study.recipe import Kd, Prune, PruneBlocks, PruneChannels, Qat, Step
+from dlmo.study.recipe import FurtherTraining, Kd
 from dlmo.study.results import Repair
 from dlmo.study.store import Store
 from dlmo.training.curve import Epoch
@@ -42,17 +42,17 @@ class NetworkPlan:
     qat_epoch_seconds: float = 0.0
     teacher_seconds: Mapping[str, float] = field(default_factory=dict)
 
-    def schedule_of(self, step: Step | None) -> Schedule:
+    def schedule_of(self, step: FurtherTraining | None) -> Schedule:
         """The schedule of a step; None is training from scratch."""
         if step is None:
             return self.train
-        schedule = {Prune: self.prune, PruneChannels: self.cut, PruneBlocks: self.cut, Qat: self.qat}[type(step)]
+        schedule = getattr(self, step.schedule)
         return schedule if step.epochs is None else schedule.lasting(step.epochs)
 
-    def seconds_of(self, step: Step | None, kd: Kd | None = None) -> float:
+    def seconds_of(self, step: FurtherTraining | None, kd: Kd | None = None) -> float:
         """What a step's training should take, under the teacher of `kd` if there is one."""
         schedule = self.schedule_of(step)
-        epoch = self.qat_epoch_seconds if isinstance(step, Qat) else self.epoch_seconds
+        epoch = self.qat_epoch_seconds if step is not None and step.schedule == "qat" else self.epoch_seconds
         resized = PROGRESSIVE_COST if schedule.progressive else 1.0
         seconds = epoch * schedule.passes * resized
         if kd is None and step is not None and step.parent_teaches is not None:
