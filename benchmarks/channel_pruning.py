@@ -18,7 +18,8 @@ import numpy as np
 
 from dlmo.data import load
 from dlmo.measure.accuracy import accuracy
-from dlmo.measure.latency import machine, measure_latency
+from dlmo.measure.latency import measure_latency
+from dlmo.measure.machine import machine
 from dlmo.progress import SilentProgress
 from dlmo.runtimes.litert import flatbuffer
 from dlmo.runtimes.litert.interpreter import Runner

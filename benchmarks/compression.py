@@ -26,7 +26,8 @@ from torch import nn
 from dlmo import networks
 from dlmo.data import load
 from dlmo.data.dataset import Dataset
-from dlmo.measure.latency import machine, measure_latency
+from dlmo.measure.latency import measure_latency
+from dlmo.measure.machine import machine
 from dlmo.measure.statistics import wilson_interval
 from dlmo.progress import SilentProgress
 from dlmo.runtimes.litert.interpreter import Runner

@@ -14,7 +14,7 @@ import time
 import torch
 from torch import nn
 
-from dlmo.measure.latency import machine
+from dlmo.measure.machine import machine
 from dlmo.training import device
 from dlmo.training.convolutions import quick_convolutions
 

@@ -18,7 +18,7 @@ import torch
 
 from dlmo import networks
 from dlmo.data.dataset import Split
-from dlmo.measure.latency import machine
+from dlmo.measure.machine import machine
 from dlmo.study.recipe import parse
 from dlmo.study.teaching import technique_for
 from dlmo.techniques.distillation.offline import answers_to_view

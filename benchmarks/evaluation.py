@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from dlmo import networks
-from dlmo.measure.latency import machine
+from dlmo.measure.machine import machine
 from dlmo.runtimes.litert import flatbuffer, quantize
 from dlmo.runtimes.litert.convert import convert
 from dlmo.runtimes.litert.interpreter import Runner, predict

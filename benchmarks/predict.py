@@ -19,7 +19,7 @@ from evaluation import SHAPE, bare_seconds, int8_file
 from PIL import Image
 
 from dlmo.data import Preprocessing
-from dlmo.measure.latency import machine
+from dlmo.measure.machine import machine
 from dlmo.package.parts import package_parts, write_parts
 
 

@@ -25,7 +25,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from dlmo import networks
 from dlmo.data.dataset import Split
-from dlmo.measure.latency import machine
+from dlmo.measure.machine import machine
 from dlmo.networks.counting import count_module
 from dlmo.training import device, loop
 from dlmo.training.schedule import Augmentation, Schedule

@@ -35,10 +35,23 @@ Time = Annotated[
     str | None,
     typer.Option("--time", help="time the work may take: 90s, 10m, 2h; study by default: full schedules"),
 ]
-Epochs = Annotated[int | None, typer.Option(help="epochs from scratch, instead of --time")]
+
+
+def _whole(number: float | None) -> float | None:
+    """5, not 5.0: keys of the store tell them apart."""
+    return int(number) if number is not None and number.is_integer() else number
+
+
+Epochs = Annotated[
+    float | None,
+    typer.Option(help="epochs from scratch, instead of --time; below 1: a part of the images", callback=_whole),
+]
 InputSize = Annotated[
-    int | None,
-    typer.Option(help="side of the network's input in pixels, at most 1024; default: the images' own, from 16 to 64"),
+    str | None,
+    typer.Option(
+        metavar="SIDE|HxW",
+        help="side of the network's input in pixels, or HEIGHTxWIDTH, at most 1024; default: the images' own, 16 to 64",
+    ),
 ]
 GroupBy = Annotated[
     str | None,
@@ -132,11 +145,13 @@ def optimize(
     max_ram: Annotated[
         str | None,
         typer.Option(
-            help="most memory, 64KB, 20MB; mcu, npu: of the arena; else by how much a process grows, megabytes"
+            help="most memory, 64KB, 20MB; mcu: tensor arena; npu: SRAM, estimated; else: what a process grows by"
         ),
     ] = None,
     min_accuracy: Annotated[float | None, typer.Option(help="least validation accuracy, 0 to 1")] = None,
-    max_drop: Annotated[float | None, typer.Option(help="most accuracy lost against NQ, 0 to 1")] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(help="most accuracy lost against the best network without optimization, 0 to 1")
+    ] = None,
     target: Targets = None,
     threads: Threads = 1,
     network: Networks = None,
@@ -162,8 +177,8 @@ def optimize(
 ) -> None:
     """Train, compress, convert and measure; choose the model for a service, `mid` unless named, and your limits."""
     from dlmo.errors import BudgetError
-    from dlmo.strategy.job import Options
     from dlmo.strategy.optimize import optimize as work
+    from dlmo.strategy.options import Options
 
     options = Options(
         time=time, epochs=epochs, threads=threads, seeds=(seed,), input_size=input_size, group_by=group_by,
@@ -238,7 +253,7 @@ def study(
 ) -> None:
     """Measure setups and recipes on networks, side by side."""
     from dlmo.errors import UserError
-    from dlmo.strategy.job import Options
+    from dlmo.strategy.options import Options
     from dlmo.strategy.study import epochs_by_network, train_study
     from dlmo.strategy.study import study as work
 
@@ -301,7 +316,9 @@ def compress(
     target: Targets = None,
     threads: Threads = 1,
     time: Annotated[str | None, typer.Option(help="what it may take, such as 30m; default: 10m")] = None,
-    epochs: Annotated[int | None, typer.Option(help="epochs of each training step, instead of --time")] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="epochs of each training step, instead of --time", callback=_whole)
+    ] = None,
     input_size: InputSize = None,
     group_by: GroupBy = None,
     stem: Stem = "auto",
@@ -312,7 +329,7 @@ def compress(
 ) -> None:
     """Put a model that is trained already through a recipe, and measure what that brings."""
     from dlmo.strategy.compress import compress as work
-    from dlmo.strategy.job import Options
+    from dlmo.strategy.options import Options
 
     options = Options(
         time=time, epochs=epochs, threads=threads, seeds=(seed,), input_size=input_size, group_by=group_by,

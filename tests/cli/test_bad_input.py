@@ -80,6 +80,11 @@ CASES = {
     "nothing to study": (["study", "digits"], "--network"),
     "unknown target": (["optimize", "digits", "--target", "toaster"], "toaster"),
     "no threads": (["optimize", "digits", "--threads", "0"], "--threads"),
+    "threads of no processor": (
+        ["evaluate", "{file}", "digits", "--threads", "100000"],
+        "--threads 100000: give 1 to 256",
+    ),
+    "a side with a comma": (["optimize", "digits", "--input-size", "16,64"], "HEIGHTxWIDTH, such as 32x96"),
     "out is a file": (["optimize", "digits", "--out", "{file}"], "is a file"),
     "missing model": (["evaluate", "{tmp}/m.tflite", "digits"], "cannot read"),
     "no model": (["evaluate", "{file}", "digits"], "no .tflite"),

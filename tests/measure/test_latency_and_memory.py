@@ -9,7 +9,8 @@ from torch import nn
 from dlmo.data import load
 from dlmo.errors import UserError
 from dlmo.measure.evaluate import evaluate, read_model
-from dlmo.measure.latency import machine, measure_latency
+from dlmo.measure.latency import measure_latency
+from dlmo.measure.machine import machine
 from dlmo.measure.memory import measure_memory
 from dlmo.measure.size import compressed_bytes
 from dlmo.runtimes.litert.convert import convert

@@ -31,7 +31,13 @@ def test_every_file_is_run_on_all_images_by_one_thread_and_by_all(content, rando
     assert first.latency_all_ms > 0 and told == [0.5, 1.0]
 
 
-def test_seconds_are_told(content, random_images, monkeypatch):
-    monkeypatch.setattr(speed, "MANY", 300)
-    (found,) = speed.measure_speed([content], partial(speed.seconds_for_many, images=random_images(64, 8)))
-    assert found.many_s > 0 and found.many_all_s > 0
+def test_the_seconds_are_those_of_running_the_file(content, random_images, monkeypatch):
+    clock = [0.0]
+
+    def takes_a_millisecond_each(content, images, workers):
+        clock[0] += len(images) / 1000 / workers
+
+    monkeypatch.setattr(speed, "predict", takes_a_millisecond_each)
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(speed.os, "cpu_count", lambda: 4)
+    assert speed.seconds_for_many(content, random_images(64, 8)) == (10.0, 2.5)

@@ -9,7 +9,8 @@ from dlmo.measure import speed
 from dlmo.progress import SilentProgress
 from dlmo.report.study_page import setup_tables, study_csv, write_study
 from dlmo.strategy.findings import Measured, findings
-from dlmo.strategy.job import Options, run_job
+from dlmo.strategy.job import run_job
+from dlmo.strategy.options import Options
 from dlmo.strategy.paper import PaperStudy, speeds_of
 from dlmo.strategy.study import study_job
 from dlmo.study.published import published

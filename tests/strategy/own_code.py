@@ -101,3 +101,32 @@ def shares():
 def talking(num_classes=10):
     print("building")
     return ResNet(num_classes, 8)
+
+
+class ByContent(nn.Module):
+    """Code whose course depends on its pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = ResNet(10, 8)
+
+    def forward(self, x):
+        bright = x[:, :, int((x > 0).sum()) % 3 :]
+        return self.network(bright if bright.numel() > x.numel() // 2 else x)
+
+
+def by_content():
+    return ByContent()
+
+
+class Lost(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.network = ResNet(10, 8)
+
+    def forward(self, x):
+        return self.network(x) * float("nan")
+
+
+def lost():
+    return Lost()

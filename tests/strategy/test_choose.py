@@ -1,10 +1,12 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import pytest
+
 from dlmo.measure.statistics import PairedTest
 from dlmo.strategy.budget import make_budget, without_latency
 from dlmo.strategy.choose import explain, nearest, pick, shut_out, step_worth
-from dlmo.strategy.job import _few_images, _repair_notes
+from dlmo.strategy.remarks import few_images, repairs
 from dlmo.study.recipe import for_setup
 from dlmo.study.results import NOT_ENOUGH, Result, most_accurate, pareto_front
 
@@ -41,6 +43,17 @@ def test_mid_weighs_size_and_latency_against_accuracy():
     assert pick([NQ, F16], make_budget("mid")) is F16
 
 
+@pytest.mark.parametrize(("errors", "picked"), [(0.109, "half"), (0.111, "whole")])
+@pytest.mark.parametrize("halved", ["size_bytes", "latency_ms"])
+def test_half_the_size_or_the_latency_weighs_like_a_tenth_more_errors(halved, errors, picked):
+    whole = result(validation_accuracy=0.9, validation_images=1_000_000)
+    half = replace(
+        whole, recipe="resnet8 > int8", validation_accuracy=1 - errors, **{halved: getattr(whole, halved) / 2}
+    )
+    found = pick([whole, half], make_budget("mid", max_drop=0.05))
+    assert found is {"half": half, "whole": whole}[picked]
+
+
 def test_high_takes_accuracy_first_then_latency():
     fast = replace(F16, latency_ms=0.9)
     assert pick([NQ, FIQ, fast], make_budget("high")) is fast
@@ -65,13 +78,12 @@ def test_among_equals_the_smallest_is_the_most_accurate():
 
 def test_few_validation_images_are_said_not_to_tell_a_small_loss():
     choice, low = SimpleNamespace(result=replace(NQ, validation_images=29)), make_budget("low")
-    cut_by_dlmo, the_users = (SimpleNamespace(dataset=SimpleNamespace(folds=f), own=None) for f in ((1, 2), ()))
-    (note,) = _few_images(choice, low, cut_by_dlmo)
+    (note,) = few_images(choice, low, looks_again=True)
     assert "29 validation images, of which one is 3.4 points" in note
     assert note.endswith("more images, or more --time to look again, would tell")
-    assert _few_images(choice, low, the_users)[0].endswith("more images would tell"), "those are not looked at again"
-    assert not _few_images(choice, make_budget("high"), cut_by_dlmo)
-    assert not _few_images(SimpleNamespace(result=NQ), low, cut_by_dlmo), "100 images tell a point"
+    assert few_images(choice, low, looks_again=False)[0].endswith("more images would tell")
+    assert not few_images(choice, make_budget("high"), looks_again=True)
+    assert not few_images(SimpleNamespace(result=NQ), low, looks_again=True), "100 images tell a point"
 
 
 def test_limits_are_kept_and_the_nearest_named_with_what_they_lack():
@@ -173,12 +185,12 @@ def test_what_the_allowed_loss_alone_shuts_out_is_named():
 
 def test_what_int8_lost_is_advised_on_by_what_was_not_tried_and_the_target_runs():
     lossy = replace(FIQ, repair=f"min/max ranges (lost 2.0){NOT_ENOUGH}")
-    (note,) = _repair_notes([NQ, lossy], "cpu")
+    (note,) = repairs([NQ, lossy], "cpu")
     assert note.startswith("resnet8 > int8: quantized with min/max ranges")
     assert note.endswith(": try qat > int8, or mixed(drop=0.005), which leaves layers in float")
-    (note,) = _repair_notes([NQ, lossy, result("QAT")], "mcu")
+    (note,) = repairs([NQ, lossy, result("QAT")], "mcu")
     assert note.endswith(f"{NOT_ENOUGH} (by LiteRT on this machine)")
-    assert _repair_notes([NQ, FIQ], "cpu") == ()
+    assert repairs([NQ, FIQ], "cpu") == ()
 
 
 def test_advice_that_cannot_be_told_from_the_choice():

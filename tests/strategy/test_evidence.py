@@ -1,14 +1,12 @@
 """What shape alone tells before any training, and what it refuses."""
 
-from types import SimpleNamespace
-
 import pytest
 
 from dlmo.errors import BudgetError, UserError
 from dlmo.strategy.budget import make_budget
-from dlmo.strategy.evidence import Evidence, convertible, gather, impossible, refusal, smallest
-from dlmo.strategy.job import Options, _too_large
+from dlmo.strategy.evidence import Evidence, convertible, gather, impossible, refusal, smallest, too_large
 from dlmo.strategy.optimize import optimize
+from dlmo.strategy.options import Options
 from dlmo.study.recipe import parse
 
 
@@ -91,8 +89,8 @@ def test_a_named_network_between_the_smallest_and_the_fastest_may_keep_both_limi
     def stop(*arguments, **options):
         raise RuntimeError("goes on")
 
-    monkeypatch.setattr("dlmo.strategy.job.gather", told)
-    monkeypatch.setattr("dlmo.strategy.job.smallest", lambda workspace, recipes: [
+    monkeypatch.setattr("dlmo.strategy.evidence.gather", told)
+    monkeypatch.setattr("dlmo.strategy.evidence.smallest", lambda workspace, recipes: [
         recipe for recipe in recipes if recipe.network != "resnet14@0.25"
     ])  # fmt: skip
     monkeypatch.setattr("dlmo.strategy.job.expected_seconds", stop)
@@ -117,12 +115,11 @@ def test_setups_that_are_too_large_leave_their_time_to_the_search(workspace):
     recipes = [parse(f"resnet8@0.25 > {steps}") for steps in ("float32", "float16", "prune > int8")]
     half, least = (entry.size_bytes for entry in gather(workspace, recipes[1:], 1))
     assert least < half
-    ready = SimpleNamespace(workspace=workspace)
 
-    def too_large(limit, recipes=recipes):
-        return _too_large(ready, SimpleNamespace(recipes=recipes), make_budget("low", max_size=str(limit)))
+    def refused(limit, recipes=recipes):
+        return too_large(workspace, recipes, make_budget("low", max_size=str(limit)))
 
-    assert too_large((least + half) // 2) == [recipes[1]]
-    assert too_large(2 * half) == [], "the plain network stays too: losses are measured against it"
-    assert too_large(10) == recipes[1:]
-    assert too_large(10, recipes[1:]) == [recipes[2]], "the cheapest one stays, for something to begin with"
+    assert refused((least + half) // 2) == [recipes[1]]
+    assert refused(2 * half) == [], "the plain network stays too: losses are measured against it"
+    assert refused(10) == recipes[1:]
+    assert refused(10, recipes[1:]) == [recipes[2]], "the cheapest one stays, for something to begin with"

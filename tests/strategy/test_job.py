@@ -8,8 +8,9 @@ from PIL import Image
 from rich.console import Console
 
 from dlmo.report.terminal import print_run
-from dlmo.strategy.job import Options, _guessed, command_line
 from dlmo.strategy.optimize import optimize
+from dlmo.strategy.options import Options, command_line
+from dlmo.strategy.remarks import guessed
 from dlmo.strategy.study import study
 
 
@@ -47,7 +48,7 @@ def test_few_images_that_are_all_right_are_no_guess():
     dataset = SimpleNamespace(validation=SimpleNamespace(labels=labels), classes=("free", "taken"))
 
     def told(accuracy, images=20, epochs=1):
-        return _guessed(
+        return guessed(
             SimpleNamespace(recipe="r", validation_accuracy=accuracy, validation_images=images, epochs=epochs), dataset
         )
 

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,8 +27,8 @@ from dlmo.runtimes.litert.flatbuffer import shorten_names
 from dlmo.runtimes.litert.interpreter import Runner, predict
 from dlmo.runtimes.litert.quantize import dynamic_int8, float16
 from dlmo.strategy.compress import compress
-from dlmo.strategy.job import Options
 from dlmo.strategy.optimize import optimize
+from dlmo.strategy.options import Options
 from dlmo.strategy.own import Request, open_own, open_source, take_in
 from dlmo.strategy.study import study
 from dlmo.techniques.fake_quantization import fold_batch_norm
@@ -370,6 +371,25 @@ def flatbuffer_constant(model, graph, values: list[int]) -> int:
     return len(graph.tensors) - 1
 
 
+def test_scores_that_are_no_numbers_are_named(digits):
+    with pytest.raises(UserError, match="own_code.py:lost gives scores that are no numbers"):
+        taken(digits, f"{CODE}:lost", mean="half")
+
+
+def test_code_that_follows_its_input_is_refused_in_one_line(digits, capfd):
+    with pytest.raises(UserError, match="cannot be traced by torch.fx .*, nor exported") as caught:
+        taken(digits, f"{CODE}:by_content", mean="half")
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_images_the_model_may_know_are_told(digits, weights):
+    own = taken(digits, weights, f"{CODE}:small", "0.3", "0.4")
+    assert digits.test_cut and any("the test images were cut from yours" in note for note in own.notes)
+    apart = taken(replace(digits, test_cut=False), weights, f"{CODE}:small", "0.3", "0.4")
+    assert not any("were cut from yours" in note for note in apart.notes)
+
+
 def test_code_that_cannot_be_traced_is_still_converted(digits):
     own = taken(digits, f"{CODE}:branching", mean="half")
     assert "cannot be traced" in own.post_training_only
@@ -444,6 +464,8 @@ def test_what_does_not_fit_is_named(weights, trained, digits, tmp_path):
         (f"{CODE}:small", "resnet8", "is a network already"),
         ("nowhere.py:small", None, "there is no file"),
         ("nowhere.pt", "resnet8", "there is no file"),
+        ("nowhere.pt", None, "there is no file"),
+        ("nowhere.pt2", None, "there is no file"),
         ("nowhere.tflite", None, "cannot read the model"),
         ("net.onnx", None, "reads no ONNX"),
         ("net.bin", None, "give file.py:FUNCTION"),

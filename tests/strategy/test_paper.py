@@ -7,7 +7,8 @@ from dlmo.cli import app
 from dlmo.data import cifar
 from dlmo.errors import UserError
 from dlmo.strategy import paper
-from dlmo.strategy.job import Options, prepare
+from dlmo.strategy.job import prepare
+from dlmo.strategy.options import Options
 from dlmo.strategy.paper import Asked, study_paper
 
 

@@ -3,8 +3,8 @@
 import pytest
 
 from dlmo.strategy import plan, search, space
-from dlmo.strategy.job import Options
 from dlmo.strategy.optimize import optimize
+from dlmo.strategy.options import Options
 from dlmo.study.recipe import SETUPS
 from dlmo.study.results import pareto_front
 

@@ -1,6 +1,6 @@
 """What `study` is asked for, from arguments to recipes."""
 
-from dlmo.strategy.job import Options
+from dlmo.strategy.options import Options
 from dlmo.strategy.study import study_job
 
 

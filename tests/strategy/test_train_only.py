@@ -13,7 +13,7 @@ from PIL import Image
 
 import dlmo
 from dlmo.errors import UserError
-from dlmo.strategy.job import Options
+from dlmo.strategy.options import Options
 
 # Not there: what converts, runs, measures, reports and tracks.
 BLOCKED = ("ai_edge_litert", "ai_edge_quantizer", "litert_torch", "torch_pruning", "flatbuffers", "jax", "scipy",

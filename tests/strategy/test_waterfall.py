@@ -5,7 +5,7 @@ import pytest
 from dlmo.measure.statistics import PairedTest
 from dlmo.strategy.budget import make_budget
 from dlmo.strategy.choose import choose
-from dlmo.strategy.job import Options
+from dlmo.strategy.options import Options
 from dlmo.strategy.study import study
 from dlmo.strategy.waterfall import ladder, leanest, waterfall, without_teacher
 from dlmo.study.recipe import parse

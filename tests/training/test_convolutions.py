@@ -118,6 +118,37 @@ def test_gradients_of_depthwise_weights_in_bfloat16(side, stride, number_format,
     assert asked == [(f"torch.{number_format}", [not turned_around, True, False])]
 
 
+def test_in_float32_small_maps_take_the_quick_ways(monkeypatch):
+    """Taps that only meet padding are left out, depthwise weights get their gradient tap by tap, and a 1x1 convolution
+    of one pixel is a product."""
+    convolved, patched, by_taps = [], [], []
+    plain, product, gradient = torch.nn.functional.conv2d, product_of_patches, convolutions.gradient_of_weight
+
+    def spy_on(seen, function, told):
+        return lambda *parts: seen.append(told(parts)) or function(*parts)
+
+    monkeypatch.setattr(convolutions.F, "conv2d", spy_on(convolved, plain, lambda parts: tuple(parts[1].shape[2:])))
+    monkeypatch.setattr(convolutions, "product_of_patches", spy_on(patched, product, lambda parts: parts[1].shape[0]))
+    monkeypatch.setattr(
+        convolutions, "gradient_of_weight", spy_on(by_taps, gradient, lambda parts: tuple(parts[2]))
+    )  # fmt: skip
+    dense, depthwise, pointwise = (
+        nn.Conv2d(4, 8, 5, padding=2),
+        nn.Conv2d(4, 4, 5, padding=2, groups=4),
+        nn.Conv2d(4, 9, 1),
+    )
+    with quick_convolutions(nn.ModuleList([dense, depthwise, pointwise])):
+        dense(torch.randn(2, 4, 2, 2))
+        assert convolved.pop() == (3, 3), "of 5 x 5 taps those that a 2 x 2 map meets from its every pixel"
+        depthwise(torch.randn(2, 4, 2, 2)).sum().backward()
+        assert by_taps == [(3, 3)] and depthwise.weight.grad.shape == (4, 1, 5, 5)
+        depthwise(torch.randn(2, 4, 8, 8)).sum().backward()
+        assert by_taps == [(3, 3)], "a map larger than the kernel goes torch's way"
+        pointwise(torch.randn(2, 4, 1, 1))
+        pointwise(torch.randn(2, 4, 2, 2))
+    assert patched == [9], "of one pixel alone"
+
+
 def test_more_padding_than_a_kernel_reaches_in_bfloat16():
     layer = nn.Conv2d(8, 8, 2, padding=2, groups=8, bias=False)
     images = torch.randn(2, 8, 4, 4, requires_grad=True)

@@ -21,7 +21,7 @@ from dlmo.measure.feeding import (
     output_of_class,
 )
 from dlmo.measure.isolated import Child, memory_for
-from dlmo.measure.latency import machine
+from dlmo.measure.machine import MOST_THREADS, machine
 from dlmo.measure.probe import Probe, latency_of, probe_file, scores_of
 from dlmo.measure.size import compressed_bytes
 from dlmo.progress import Progress, SilentProgress
@@ -95,8 +95,8 @@ def evaluate(
     path = Path(model).expanduser()
     if split not in SPLITS:
         raise UserError(f'unknown split "{split}"; known: {", ".join(SPLITS)}')
-    if threads < 1:
-        raise UserError(f"--threads {threads}: give 1 or more")
+    if not 1 <= threads <= MOST_THREADS:
+        raise UserError(f"--threads {threads}: give 1 to {MOST_THREADS}")
     content = read_model(path)
     with Child(str(path), memory=memory_for(content)) as child:
         with progress.stage(f"open {path.name}") as update:

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dlmo.measure.machine import machine as machine
-
 if TYPE_CHECKING:
     from dlmo.runtimes.litert.interpreter import Runner
 

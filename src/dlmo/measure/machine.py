@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import platform
 
+# More threads than any processor this is for has.
+MOST_THREADS = 256
+
 
 def machine() -> dict[str, str | int]:
     """What latencies are measured on."""

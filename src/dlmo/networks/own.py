@@ -77,22 +77,24 @@ def open_model(model: str, network: str | None) -> Source:
     path, _, function = model.partition(".py:")
     if function:
         if network is not None:
-            raise UserError(f"--model {model} is a network already; --network goes with a file of weights")
+            raise UserError(f"{model} is a network already; --network goes with a file of weights")
         return _open_function(Path(f"{path}.py"), function)
     path = Path(model).expanduser()
     suffix = path.suffix.lower()
     if suffix == ".py":
-        raise UserError(f"--model {model}: name the function that makes the network, {model}:FUNCTION")
+        raise UserError(f"{model}: name the function that makes the network, {model}:FUNCTION")
     if suffix == ".onnx":
         raise UserError(
-            f"--model {model}: dlmo reads no ONNX; give the torch code as file.py:FUNCTION with its weights, turn the "
+            f"{model}: dlmo reads no ONNX; give the torch code as file.py:FUNCTION with its weights, turn the "
             "file into a torch module (package onnx2torch) inside such a function, or into a float .tflite"
         )
+    if suffix in (".pt2", *_WEIGHTS_SUFFIXES) and not path.exists():
+        raise UserError(f"there is no file {path}")
     if suffix == ".pt2":
         return _open_exported(path, network)
     if suffix not in _WEIGHTS_SUFFIXES:
         raise UserError(
-            f"--model {model}: give file.py:FUNCTION, weights ({', '.join(_WEIGHTS_SUFFIXES)}) with --network, "
+            f"{model}: give file.py:FUNCTION, weights ({', '.join(_WEIGHTS_SUFFIXES)}) with --network, "
             ".pt2, or a float .tflite"
         )
     return _open_weights(path, network)
@@ -111,7 +113,7 @@ def _open_exported(path: Path, network: str | None) -> Source:
     from dlmo.networks.exported import read_exported
 
     if network is not None:
-        raise UserError(f"--model {path} is a whole network; --network goes with a file of weights")
+        raise UserError(f"{path} is a whole network; --network goes with a file of weights")
     found = read_exported(path)
     return Source(
         own_name(path.stem), lambda *_: found.graph, "exported", found.channels, found.size, exported=True,
@@ -125,7 +127,7 @@ def _open_weights(path: Path, network: str | None) -> Source:
 
     if network is None:
         raise UserError(
-            f"--model {path} holds weights alone; add --network with a name (see `dlmo networks`) or file.py:FUNCTION"
+            f"{path} holds weights alone; add --network with a name (see `dlmo networks`) or file.py:FUNCTION"
         )
     file, _, function = network.partition(".py:")
     if function:
@@ -154,7 +156,7 @@ def _user_function(path: Path, name: str) -> Callable:
     """Run the file the user named and take the function out of it."""
     path = path.expanduser()
     if not path.is_file():
-        raise UserError(f"--model: there is no file {path}")
+        raise UserError(f"there is no file {path}")
     spec = importlib.util.spec_from_file_location(f"dlmo_own_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their annotations up there

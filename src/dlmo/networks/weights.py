@@ -1,6 +1,7 @@
 """State dicts from anywhere: read without running what is in them, and fitted to a network."""
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,7 +25,8 @@ def read_weights(path: Path) -> Weights:
     if path.suffix.lower() == ".safetensors":
         return _read_safetensors(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # what is wrong is said below
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a malformed file leads the reader to
         weights_alone = "save the weights alone with torch.save(network.state_dict(), ...)"
         if "TorchScript" in str(error):

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from dlmo.progress import Progress
 from dlmo.strategy import legality
-from dlmo.strategy.job import Job, Options, command_line, given_options, run_job
+from dlmo.strategy.job import Job, run_job
+from dlmo.strategy.options import Options, command_line, given_options
 from dlmo.strategy.own import open_own, own_arguments
 from dlmo.study.recipe import Recipe, parse_steps
 from dlmo.study.results import Run

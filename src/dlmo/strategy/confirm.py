@@ -42,6 +42,11 @@ class Confirmed:
     notes: tuple[str, ...]
 
 
+def can_confirm(workspace: Workspace) -> bool:
+    """Whether a choice is looked at again; a user's own network may have been trained on all of the images."""
+    return bool(workspace.dataset.folds) and workspace.own is None
+
+
 def confirm(
     workspace: Workspace,
     outcomes: Sequence[Outcome],
@@ -127,14 +132,19 @@ def _judged(first: dict[str, Result], again: dict[str, Result]) -> list[Result]:
 
 
 def _expected(result: Result, first: dict[str, Result], again: dict[str, Result]) -> Result:
-    # What was looked at as the likely choice was lucky more often than not; plain networks tell how hard the images are
-    known = [recipe for recipe, result in again.items() if result.setup == "NQ"] or list(again)
-    if not known:
+    """What looking again should show of a result, by how much harder the other images were for those looked at."""
+    if not again:
         return result
-    shifts = [again[recipe].validation_accuracy - first[recipe].validation_accuracy for recipe in known]
-    expected = min(1.0, max(0.0, result.validation_accuracy + sum(shifts) / len(shifts)))
+    shifts = {recipe: now.validation_accuracy - first[recipe].validation_accuracy for recipe, now in again.items()}
+    plain = [shift for recipe, shift in shifts.items() if again[recipe].setup == "NQ"]
+    # What was looked at as the likely choice was lucky more often than not: of one alone its loss tells nothing of
+    # others, of several the least.
+    of_others = max(shifts.values()) if len(shifts) > 1 else 0.0
+    shift = sum(plain) / len(plain) if plain else of_others
+    expected = min(1.0, max(0.0, result.validation_accuracy + shift))
     # As if of as many images: what a choice adds for how few there are must be the same for all.
-    return replace(result, validation_accuracy=expected, validation_images=again[known[0]].validation_images)
+    images = next(iter(again.values())).validation_images
+    return replace(result, validation_accuracy=expected, validation_images=images)
 
 
 def _words(first: Result, again: Result, trainings: int) -> str:

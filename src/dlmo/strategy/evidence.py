@@ -1,12 +1,13 @@
 """What shape alone tells of recipes, before any training: whether a budget can be met at all, and what cannot."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dlmo.errors import PASSING, UserError
 from dlmo.measure.targets import CannotRun
 from dlmo.strategy.budget import Budget, cost_excess, cost_shortfalls
-from dlmo.study.recipe import Recipe
+from dlmo.study.recipe import Float32, Recipe
 from dlmo.study.shape import SIZE_ERROR, untrained_file
 from dlmo.study.workspace import Workspace
 
@@ -93,3 +94,49 @@ def impossible(found: Sequence[Evidence], budget: Budget, count: int = 3) -> tup
         return ()
     ranked = sorted(found, key=lambda entry: (cost_excess(entry, budget), entry.size_bytes))
     return tuple(f"{entry.recipe}: {reasons[entry]}, by its shape alone" for entry in ranked[:count])
+
+
+def out_of_reach(
+    workspace: Workspace, recipes: Sequence[Recipe], budget: Budget, threads: int, deadline: float, thorough: bool
+) -> tuple[str, ...]:
+    """The nearest points, in words, where none of the recipes that can be made into a file may keep the budget.
+
+    Nothing where they could not be made by the deadline, by time.monotonic(): the time is for training. thorough: all
+    recipes are looked at before that is said, as what lies between the smallest and the fastest may keep both limits.
+    """
+    likely = smallest(workspace, recipes)
+    found = _all_refused(workspace, likely, budget, threads, deadline)
+    if found and thorough and len(likely) < len(recipes):
+        return _all_refused(workspace, recipes, budget, threads, deadline)
+    return found
+
+
+def _all_refused(
+    workspace: Workspace, recipes: Sequence[Recipe], budget: Budget, threads: int, deadline: float
+) -> tuple[str, ...]:
+    """The same of these recipes alone."""
+    made = []
+    for recipe in recipes:
+        if time.monotonic() > deadline:
+            return ()
+        made += convertible(workspace, [recipe])
+    return impossible(gather(workspace, made, threads), budget)
+
+
+def too_large(workspace: Workspace, recipes: Sequence[Recipe], budget: Budget) -> list[Recipe]:
+    """Those whose file is larger than allowed, whatever it learns; never all of them.
+
+    What nothing is applied to is never among them: losses are measured against it. Latency and memory, which another
+    measurement may see otherwise, are not looked at.
+    """
+    asked = convertible(workspace, [recipe for recipe in recipes if recipe.steps != (Float32(),)])
+    if workspace.target.tells_flash:
+        found = gather(workspace, asked, 1)
+    else:
+        found = [Evidence(recipe, len(untrained_file(workspace, recipe)), None, None, None) for recipe in asked]
+    by_size = replace(budget, max_latency_ms=None, max_ram=None)
+    refused = [entry.recipe for entry in found if refusal(entry, by_size)]
+    if len(refused) < len(recipes):
+        return refused
+    kept = min(refused, key=lambda recipe: len(recipe.further_trainings))  # a job without any has nothing to compare
+    return [recipe for recipe in refused if recipe is not kept]

@@ -10,7 +10,8 @@ from dlmo.measure import memory, targets
 from dlmo.progress import Progress
 from dlmo.strategy import legality
 from dlmo.strategy.budget import make_budget, without_latency
-from dlmo.strategy.job import Job, Options, command_line, given_options, listed, run_job
+from dlmo.strategy.job import Job, run_job
+from dlmo.strategy.options import Options, command_line, given_options, listed
 from dlmo.strategy.own import open_own, own_arguments
 from dlmo.strategy.plan import default_networks
 from dlmo.strategy.space import Space, space_for

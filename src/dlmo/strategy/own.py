@@ -1,6 +1,10 @@
 """Taking in a user's own model: build it for the data, find its normalization, show what it is worth first."""
 
+import contextlib
 import hashlib
+import io
+import logging
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +14,7 @@ import numpy as np
 
 from dlmo.data.dataset import Dataset, Split
 from dlmo.errors import UserError
+from dlmo.measure.accuracy import right_answers
 from dlmo.measure.statistics import wilson_interval
 from dlmo.networks.own import OwnNetwork, Source, fingerprint, open_model, own_name
 from dlmo.progress import Progress
@@ -112,7 +117,7 @@ def open_source(request: Request) -> Source:
     if path.suffix.lower() != ".tflite":
         return open_model(request.model, request.network)
     if request.network is not None:
-        raise UserError(f"--model {path} is a whole network; --network goes with a file of weights")
+        raise UserError(f"{path} is a whole network; --network goes with a file of weights")
     from dlmo.measure.evaluate import read_model
     from dlmo.measure.isolated import Child, memory_for
     from dlmo.measure.probe import Probe, probe_file
@@ -125,21 +130,21 @@ def open_source(request: Request) -> Source:
         except UserError as error:
             if "--input-size" not in str(error):
                 raise
-            raise UserError(f"--model {path} leaves the size of its images open; convert it for one") from None
+            raise UserError(f"{path} leaves the size of its images open; convert it for one") from None
     if (probe.input_dtype, probe.output_dtype) != ("float32", "float32"):
-        raise UserError(f"--model {path} is quantized already; give the float model")
+        raise UserError(f"{path} is quantized already; give the float model")
     from dlmo.runtimes.litert import flatbuffer
 
     batch = flatbuffer.batch_of(flatbuffer.read(content).subgraphs[0])
     if batch != 1:
-        raise UserError(f"--model {path} takes {batch} images at once; convert it for one")
+        raise UserError(f"{path} takes {batch} images at once; convert it for one")
     if not flatbuffer.has_float_weights(content):
-        raise UserError(f"--model {path} has weights that are quantized or sparse already; give the float model")
+        raise UserError(f"{path} has weights that are quantized or sparse already; give the float model")
     (height, width), channels = probe.size, probe.channels
     if channels not in (1, 3):
-        raise UserError(f"--model {path} takes {height}x{width}x{channels}; it must take height x width x 1 or 3")
+        raise UserError(f"{path} takes {height}x{width}x{channels}; it must take height x width x 1 or 3")
     if probe.layout != "nhwc":
-        raise UserError(f"--model {path} takes channels first; convert it to take height x width x channels")
+        raise UserError(f"{path} takes channels first; convert it to take height x width x channels")
     return Source(own_name(path.stem), None, "tflite", channels, (height, width), content)
 
 
@@ -171,6 +176,11 @@ def take_in(source: Source, request: Request, dataset: Dataset, stem: str, progr
     network = candidate.behind(given)
     if network.post_training_only is not None:
         notes.append(f"{network.name} goes through setups without training alone: {network.post_training_only}")
+    if dataset.test_cut:
+        notes.append(
+            f"the test images were cut from yours: if {network.name} was trained on them, its accuracy and that of "
+            "files without further training is flattered; images in a test/ folder that it has not seen would tell"
+        )
     with progress.stage(f"run {source.name} on {len(dataset.validation):,} validation images"):
         notes += _verdict(source.name, candidate.accuracy(given, dataset.validation), dataset)
     return replace(network, notes=tuple(notes))
@@ -188,7 +198,7 @@ class _File:
         wanted, given = (*source.input_size, source.channels), dataset.input_shape
         if given != wanted:
             raise UserError(
-                f"--model {request.model} takes {'x'.join(map(str, wanted))}, not {'x'.join(map(str, given))}: "
+                f"{request.model} takes {'x'.join(map(str, wanted))}, not {'x'.join(map(str, given))}: "
                 "leave out --input-size"
             )
         _check_classes(Runner(source.tflite).classes, request.model, dataset)
@@ -203,8 +213,8 @@ class _File:
     def accuracy(self, normalization: "Normalization", split: Split) -> float:
         from dlmo.runtimes.litert.interpreter import predict
 
-        answers = predict(self.behind(normalization).tflite, split.images).argmax(1)
-        return float((answers == split.labels).mean())
+        scores = predict(self.behind(normalization).tflite, split.images)
+        return float(right_answers(scores, split.labels).mean())
 
 
 class _Module:
@@ -242,9 +252,9 @@ class _Module:
 
         device = best_device()
         module = self.behind(normalization).module.to(device.name)
-        answers = predict(module, split, device, self._source.batch).argmax(1)
+        scores = predict(module, split, device, self._source.batch)
         module.to("cpu")
-        return float((answers == split.labels).mean())
+        return float(right_answers(scores, split.labels).mean())
 
 
 def _check_classes(scores: int, model: str, dataset: Dataset) -> None:
@@ -270,6 +280,10 @@ def _count_scores(network, sample, model: str) -> int:
     if not isinstance(scores, torch.Tensor) or scores.ndim != 2 or len(scores) != 1:
         found = f"shape {list(scores.shape)}" if isinstance(scores, torch.Tensor) else type(scores).__name__
         raise UserError(f"{model} gives {found} for one image, not one row of scores")
+    with torch.no_grad():
+        numbers = torch.isfinite(network(_noise(sample)[:1])).all()
+    if not numbers:
+        raise UserError(f"{model} gives scores that are no numbers (NaN or infinity); look at its weights")
     return scores.shape[1]
 
 
@@ -282,9 +296,23 @@ def _traced(network, sample, model: str):
     except Exception as error:  # whatever a stranger's code raises when it is traced
         reason = f"its code cannot be traced by torch.fx ({_first_line(error)})"
     try:
-        return _same(exported(network, sample), network, sample), reason
+        with _torch_silent():
+            graph = exported(network, sample)
+        return _same(graph, network, sample), reason
     except Exception as error:
         raise UserError(f"{model}: {reason}, nor exported ({_first_line(error)})") from error
+
+
+@contextlib.contextmanager
+def _torch_silent():
+    """Without what torch logs and prints of code that it cannot export: the graph so far, and where it stopped."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logging.disable(disabled)
 
 
 def _same(graph, network, sample):

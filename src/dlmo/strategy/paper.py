@@ -12,7 +12,8 @@ from dlmo.errors import UserError
 from dlmo.progress import Progress, SilentProgress, WithinTotal
 from dlmo.strategy.budget import parse_duration
 from dlmo.strategy.findings import Finding, Measured, findings, findings_on_teaching
-from dlmo.strategy.job import Finished, Job, Options, expected_seconds, plan_job, prepare, run_prepared
+from dlmo.strategy.job import Finished, Job, expected_seconds, plan_job, prepare, run_prepared
+from dlmo.strategy.options import Options
 from dlmo.strategy.study import study_job
 from dlmo.strategy.train_only import TrainedOnly, train_only
 from dlmo.study import published

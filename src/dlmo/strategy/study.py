@@ -7,7 +7,8 @@ from pathlib import Path
 from dlmo import networks as registry
 from dlmo.errors import UserError
 from dlmo.progress import Progress
-from dlmo.strategy.job import Job, Options, command_line, given_options, listed, run_job
+from dlmo.strategy.job import Job, run_job
+from dlmo.strategy.options import Options, command_line, given_options, listed
 from dlmo.strategy.own import Own, open_own, own_arguments
 from dlmo.strategy.train_only import TrainedOnly, train_only
 from dlmo.study.recipe import SETUPS, Recipe, for_setup, parse, parse_steps

@@ -14,6 +14,7 @@ from torch import nn
 
 from dlmo.data.dataset import Split
 from dlmo.data.preprocessing import PIXEL_OFFSET, PIXEL_SCALE
+from dlmo.measure.accuracy import right_answers
 from dlmo.techniques.technique import Batch, Technique
 from dlmo.training import checkpoint
 from dlmo.training.augmentation import NUMBERS, augment, numbers_of_epoch, numbers_of_view
@@ -150,7 +151,7 @@ def train(
                 epoch + 1,
                 float(loss_sum) / steps_per_epoch,
                 int(right) / seen,
-                float((predict(network, judged, device).argmax(1) == judged.labels).mean()),
+                float(right_answers(predict(network, judged, device), judged.labels).mean()),
                 time.monotonic() - started,
             )
         )

@@ -20,7 +20,7 @@ from dlmo.report.document import run_of
 from dlmo.report.terminal import print_run
 from dlmo.runtimes.litert import flatbuffer, quantize
 from dlmo.runtimes.litert.convert import convert
-from dlmo.strategy.job import Options
+from dlmo.strategy.options import Options
 from dlmo.strategy.study import study
 from dlmo.techniques.fake_quantization import fold_batch_norm
 

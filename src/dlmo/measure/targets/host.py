@@ -26,7 +26,7 @@ class Host:
             raise UserError(f'target "cpu:{self._rest}": "cpu" takes nothing more')
 
     def identity(self) -> dict:
-        from dlmo.measure.latency import machine
+        from dlmo.measure.machine import machine
 
         # Kernels differ between processors and versions by a rounding now and then, and in speed by more.
         return machine() | {"ai-edge-litert": importlib.metadata.version("ai-edge-litert")}
