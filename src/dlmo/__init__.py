@@ -1,8 +1,9 @@
 """dlmo: labelled images and the limits of a small device in, the model for it out, with the evidence.
 
     import dlmo
-    run = dlmo.optimize("photos/", service="low", options=dlmo.Options(time="10m", out=Path("runs/photos")))
+    run = dlmo.optimize("photos/", service="low", options=dlmo.Options(time="10m", out="runs/photos"))
     print(run.choice.result.recipe, run.choice.reasons)
+    print(dlmo.load("runs/photos").predict("cat.jpg"))
 
 Names are loaded when they are first used, so that `import dlmo` costs nothing.
 """
@@ -16,13 +17,14 @@ _HOMES = {
     "optimize": "dlmo.strategy.optimize",
     "study": "dlmo.strategy.study",
     "compress": "dlmo.strategy.compress",
-    "Options": "dlmo.strategy.job",
+    "Options": "dlmo.strategy.options",
     "evaluate": "dlmo.measure.evaluate",
     "make_package": "dlmo.package.make",
     "verify": "dlmo.package.verify",
     "FeedOptions": "dlmo.measure.feeding",
     "inspect": "dlmo.measure.layers",
     "predict": "dlmo.package.predict",
+    "load": "dlmo.package.classifier",
     "UserError": "dlmo.errors",
     "BudgetError": "dlmo.errors",
 }

@@ -161,6 +161,36 @@ def test_input_size_given(make_folder):
     root = make_folder({"a": 5, "b": 5})
     assert load(str(root), input_size=17).input_shape == (17, 17, 1)
     assert load(str(root), input_size=(12, 18)).input_shape == (12, 18, 1)
+    assert load(str(root), input_size="17").input_shape == (17, 17, 1)
+    assert load(str(root), input_size="12x18").input_shape == (12, 18, 1)
+
+
+@pytest.mark.parametrize(("size", "advice"), [((400, 40), "20x204"), ((30, 60), "84x44"), ((60, 40), None)])
+def test_another_shape_is_advised_where_most_of_a_square_is_fill(make_folder, size, advice):
+    notes = load(str(make_folder({"a": 5, "b": 5}, size=size))).notes
+    told = [note for note in notes if "of the input is fill" in note]
+    assert len(told) == (advice is not None)
+    if advice:
+        assert f"--input-size {advice} costs as much" in told[0]
+
+
+def test_images_in_more_than_one_class_are_told_with_their_names(make_folder, tmp_path):
+    root = make_folder({"a": 8, "b": 8})
+    assert not any("more than one class" in note for note in load(str(root)).notes)
+    (root / "b" / "again.png").write_bytes(sorted((root / "a").iterdir())[0].read_bytes())
+    (note,) = (note for note in load(str(root)).notes if "more than one class" in note)
+    assert note.startswith("2 images lie in more than one class") and "again.png (b)" in note and "(a)" in note
+
+
+@pytest.mark.parametrize(("bits", "told"), [(12, True), (16, False)])
+def test_images_that_are_nearly_black_are_told(tmp_path, bits, told):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for index in range(8):
+            pixels = np.random.default_rng(index + ord(name)).integers(0, 2**bits, (16, 16)).astype(np.uint16)
+            Image.fromarray(pixels).save(tmp_path / name / f"{index}.png")
+    notes = [note for note in load(str(tmp_path)).notes if "the brightest pixel" in note]
+    assert len(notes) == told and all("of 255" in note for note in notes)
 
 
 def test_progress_counts_every_image(make_folder):
@@ -308,7 +338,9 @@ def test_refused_layouts(make_folder):
     [
         ({"input_size": 0}, "--input-size 0"),
         ({"input_size": (16, 5000)}, "from 1 to 1024"),
-        ({"input_size": (16, 16, 3)}, "(height, width)"),
+        ({"input_size": (16, 16, 3)}, "HEIGHTxWIDTH"),
+        ({"input_size": "16,64"}, "--input-size 16,64: give one whole number"),
+        ({"input_size": "0x64"}, "HEIGHTxWIDTH, such as 32x96"),
         ({"channels": 2}, "give 1 (grey) or 3 (RGB)"),
         ({"workers": 0}, "at least 1 thread"),
     ],

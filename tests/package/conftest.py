@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from dlmo.package.make import make_package
-from dlmo.strategy.job import Options
+from dlmo.strategy.options import Options
 from dlmo.strategy.study import study
 
 

@@ -108,6 +108,10 @@ def test_a_softmax_at_the_end_is_noted(float_file):
     )
     assert tensor_documents(convert(network, SHAPE))["output_tensor"]["holds"] == "shares"
     assert tensor_documents(float_file)["output_tensor"]["holds"] == "logits"
+    gated = torch.nn.Sequential(*network, torch.nn.Linear(4, 4))
+    assert tensor_documents(convert(gated, SHAPE))["output_tensor"]["holds"] == "logits", (
+        "it lies before the last layer"
+    )
 
 
 @pytest.mark.parametrize("value, literal", [(3, "3.0f"), (0.1234567, "0.123457f"), (1e-9, "1e-09f"), (2e20, "2e+20f")])

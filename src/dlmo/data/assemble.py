@@ -2,6 +2,7 @@
 
 import hashlib
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,8 @@ from dlmo.data.splits import (
 from dlmo.errors import UserError
 
 IMBALANCE_NOTE = 1.5  # largest class over smallest, above which the user is told
+# Training images without any pixel as bright as this, of 255, are hardly images.
+DARK = 64
 # Fewer validation images than this are few, and so many further sets of them are cut.
 FEW_VALIDATION, FURTHER_FOLDS = 500, 3
 
@@ -66,6 +69,11 @@ def assemble(labelled: Labelled, options: LoadOptions) -> Dataset:
             leave = 2 if name == "test" and "validation" not in given else 1
             train, given[name], note = _cut(name, train, labelled, options, leave)
             notes.append(note)
+    if options.group_by is not None:
+        notes.append(
+            "images of one group are alike: 95 % intervals and tests between files, which take every image for another "
+            "one, are too narrow"
+        )
     splits = train, given["validation"], given["test"]
     return Dataset(
         labelled.name,
@@ -73,9 +81,10 @@ def assemble(labelled: Labelled, options: LoadOptions) -> Dataset:
         *splits,
         labelled.preprocessing,
         labelled.skipped,
-        (*notes, *_imbalance(train, classes), *_copies(*splits)),
+        (*notes, *_imbalance(train, classes), *_dark(train), *_copies(*splits), *_contradictions(splits, classes)),
         fingerprint(classes, splits),
         _folds(train, len(given["validation"]), labelled, options) if labelled.validation is None else (),
+        labelled.test is None,
     )
 
 
@@ -175,6 +184,31 @@ def _copies(train: Split, validation: Split, test: Split) -> list[str]:
     if copies:
         notes.append(f"{copies} of {len(test)} test images are exact copies of a training or validation image")
     return notes
+
+
+def _contradictions(splits: Sequence[Split], classes: tuple[str, ...]) -> list[str]:
+    """Tells of images whose pixels, at input size, lie in more than one class."""
+    labelled: dict[bytes, dict[int, list[str]]] = {}
+    for split in splits:
+        for pixels, label, name in zip(split.images, split.labels.tolist(), split.names):
+            labelled.setdefault(_digest(pixels), {}).setdefault(label, []).append(name)
+    several = [found for found in labelled.values() if len(found) > 1]
+    if not several:
+        return []
+    count = sum(len(names) for found in several for names in found.values())
+    first = " and ".join(f"{names[0]} ({classes[label]})" for label, names in list(several[0].items())[:2])
+    return [f"{count} images lie in more than one class, by their pixels, e.g. {first}: one label of each is wrong"]
+
+
+def _dark(train: Split) -> list[str]:
+    """Tells of images in which next to nothing is left to be seen."""
+    brightest = int(train.images.max())
+    if brightest >= DARK:
+        return []
+    return [
+        f"the brightest pixel of all training images is {brightest} of 255: 16-bit files with values of 10 or 12 bits? "
+        "Scale those to the full 16"
+    ]
 
 
 def _digest(pixels: np.ndarray) -> bytes:

@@ -48,6 +48,7 @@ class Dataset:
     fingerprint: hex digest of pixels, labels, class names and splits; equal exactly when these are.
     folds: where the validation images are few and were cut here: further sets of training images, as indices, that
     could have been cut in their place; no image is in two of them.
+    test_cut: whether the test images were cut from the training images here.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Dataset:
     notes: tuple[str, ...]
     fingerprint: str
     folds: tuple[np.ndarray, ...] = ()
+    test_cut: bool = False
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

@@ -17,6 +17,8 @@ from dlmo.data.preprocessing import Preprocessing
 from dlmo.errors import UserError
 
 MAX_BAD_SHARE = 0.05  # of all files in class folders; above it the source, not a file, is wrong
+# Of a square input; with more, another shape is advised.
+MOST_FILL = 0.5
 MIN_SIDE, MAX_SIDE, SIDE_STEP = 16, 64, 4  # pixels, of the input size chosen by itself
 
 
@@ -102,14 +104,29 @@ def _input_size(items: list[Item], headers: list[Header], options: LoadOptions) 
     """Height and width, and the note on how they were chosen."""
     if options.size:
         return options.size, []
-    longer = [max(header.width, header.height) for item, header in zip(items, headers) if item.split == "train"]
-    if not longer:
+    sides = np.array([(h.height, h.width) for item, h in zip(items, headers) if item.split == "train"])
+    if not len(sides):
         raise UserError("no usable training image; every class needs some in train/")
-    median = float(np.median(longer))
+    median = float(np.median(sides.max(1)))
     side = min(MAX_SIDE, max(MIN_SIDE, SIDE_STEP * math.ceil(median / SIDE_STEP)))
     return (side, side), [
         f"input size {side}x{side}: median of the longer sides of the training images ({median:g} pixels), "
-        f"as a multiple of {SIDE_STEP} from {MIN_SIDE} to {MAX_SIDE}"
+        f"as a multiple of {SIDE_STEP} from {MIN_SIDE} to {MAX_SIDE}",
+        *_mostly_fill(side, sides),
+    ]
+
+
+def _mostly_fill(side: int, sides: np.ndarray) -> list[str]:
+    """What to ask for where images are so wide or so high that most of a square input is fill. sides: heights and
+    widths, N x 2."""
+    height, width = (float(value) for value in np.median(sides / np.sqrt(sides.prod(1, keepdims=True)), axis=0))
+    fill = 1 - min(height / width, width / height)
+    if fill < MOST_FILL:
+        return []
+    rows, columns = (max(SIDE_STEP, SIDE_STEP * round(side * share / SIDE_STEP)) for share in (height, width))
+    return [
+        f"{100 * fill:.0f} % of the input is fill, as the images are not square: --input-size {rows}x{columns} costs "
+        "as much and shows more of them"
     ]
 
 

@@ -60,7 +60,7 @@ def read_image(stream: BinaryIO, input_side: int) -> Image.Image:
             image.draft(None, (DRAFT_FACTOR * input_side, DRAFT_FACTOR * input_side))
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
-            return _grey_or_rgb(image)
+            return grey_or_rgb(image)
         except ImageError:
             raise
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged data
@@ -101,7 +101,8 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _grey_or_rgb(image: Image.Image) -> Image.Image:
+def grey_or_rgb(image: Image.Image) -> Image.Image:
+    """Any decoded image in mode L or RGB, by the rules above. Raises ImageError."""
     if image.mode.startswith("I"):
         return _eight_bits(image)
     if image.mode == "F":

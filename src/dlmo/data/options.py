@@ -35,14 +35,18 @@ class LoadOptions:
         return Preprocessing(height, width, self.channels or default_channels)
 
 
-def check_size(input_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    """An input size as (height, width). Raises UserError outside 1 .. MAX_INPUT_SIDE."""
+def check_size(input_size: int | tuple[int, int] | str | None) -> tuple[int, int] | None:
+    """An input size as (height, width); as text: 64, or 32x96. Raises UserError outside 1 .. MAX_INPUT_SIDE."""
     if input_size is None:
         return None
-    size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
+    size = input_size
+    if isinstance(size, str):
+        size = [int(side) if side.isdecimal() else 0 for side in size.split("x")]
+        size = size[0] if len(size) == 1 else size
+    size = (size, size) if isinstance(size, int) else tuple(size)
     if len(size) != 2 or not all(isinstance(side, int) and 1 <= side <= MAX_INPUT_SIDE for side in size):
         raise UserError(
-            f"--input-size {input_size!r}: give one whole number of pixels, or (height, width), "
+            f"--input-size {input_size}: give one whole number of pixels, such as 64, or HEIGHTxWIDTH, such as 32x96, "
             f"each from 1 to {MAX_INPUT_SIDE}"
         )
     return size

@@ -63,7 +63,10 @@ class Model:
 
     def shares(self, stream: BinaryIO) -> np.ndarray:
         """An image file to one share per class, float32, 0 to 1. Raises ImageError."""
-        image, _ = read_input(stream, self.preprocessing)
+        return self.shares_of(read_input(stream, self.preprocessing)[0])
+
+    def shares_of(self, image: np.ndarray) -> np.ndarray:
+        """The same of pixels of the model's input size, uint8 H x W x C."""
         scores = self.scores(self.outputs(self.prepare(image[None])))[0]
         if not self.gives_logits:
             return scores
