@@ -1,4 +1,4 @@
-# The two commands of the README. Both make .venv on first use; PYTHON chooses the interpreter for it.
+# `demo` and `test` are the README's; all make .venv on first use, and PYTHON chooses the interpreter for it.
 PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip
@@ -18,6 +18,7 @@ test-arm: $(VENV)/installed-test
 	PYTHON=$(CURDIR)/$(VENV)/bin/python tests/package/arm_python.sh build/arm
 	$(VENV)/bin/python -m pytest -m "arm or cortex_m" -rsP tests/package tests/measure/device
 
+# Three of the comparisons in benchmarks/, each of which runs alone too.
 bench: $(VENV)/installed
 	$(VENV)/bin/python benchmarks/training.py
 	$(VENV)/bin/python benchmarks/evaluation.py

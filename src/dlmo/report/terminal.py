@@ -158,7 +158,7 @@ def results_table(run: Run) -> Table:
     several_seeds = wording.several_seeds(run)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("", no_wrap=True)
-    table.add_column("network", overflow="fold", width=min(_NETWORK_WIDTH, _longest(results)))
+    table.add_column("network", overflow="fold", width=min(_NETWORK_WIDTH, max(len("network"), _longest(results))))
     table.add_column("setup", overflow="fold", min_width=10)
     if several_seeds:
         table.add_column("seed", justify="right", no_wrap=True)
@@ -209,7 +209,7 @@ def _folded(network: str) -> str:
 
 
 def _longest(results: list[Result]) -> int:
-    return max((len(result.network) for result in results), default=7)
+    return max((len(result.network) for result in results), default=0)
 
 
 def _setup(result: Result) -> Text:
