@@ -18,6 +18,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+# Headings of --help.
+_WANTED, _TRAINED, _RUNS = "What is wanted", "What is tried, and how it is trained", "Where the model runs"
+_YOURS, _IMAGES, _OUTPUT = "Your own model", "Images", "Output"
+
 Source = Annotated[
     str,
     typer.Argument(
@@ -26,14 +30,23 @@ Source = Annotated[
     ),
 ]
 Model = Annotated[Path, typer.Argument(help="a .tflite file")]
-Json = Annotated[bool, typer.Option("--json", help="one JSON document on stdout, everything else on stderr")]
-Networks = Annotated[
-    list[str] | None, typer.Option("--network", help="network to try, may be repeated; see `dlmo networks`")
+Json = Annotated[
+    bool, typer.Option("--json", help="one JSON document on stdout, everything else on stderr", rich_help_panel=_OUTPUT)
 ]
-Threads = Annotated[int, typer.Option(help="threads of the interpreter when latency is measured")]
+Networks = Annotated[
+    list[str] | None,
+    typer.Option("--network", help="network to try, may be repeated; see `dlmo networks`", rich_help_panel=_TRAINED),
+]
+Threads = Annotated[
+    int, typer.Option(help="threads of the interpreter when latency is measured", rich_help_panel=_RUNS)
+]
 Time = Annotated[
     str | None,
-    typer.Option("--time", help="time the work may take: 90s, 10m, 2h; study by default: full schedules"),
+    typer.Option(
+        "--time",
+        help="time the work may take: 90s, 10m, 2h; study by default: full schedules",
+        rich_help_panel=_TRAINED,
+    ),
 ]
 
 
@@ -44,27 +57,44 @@ def _whole(number: float | None) -> float | None:
 
 Epochs = Annotated[
     float | None,
-    typer.Option(help="epochs from scratch, instead of --time; below 1: a part of the images", callback=_whole),
+    typer.Option(
+        help="epochs from scratch, instead of --time; below 1: a part of the images",
+        callback=_whole,
+        rich_help_panel=_TRAINED,
+    ),
 ]
 InputSize = Annotated[
     str | None,
     typer.Option(
         metavar="SIDE|HxW",
         help="side of the network's input in pixels, or HEIGHTxWIDTH, at most 1024; default: the images' own, 16 to 64",
+        rich_help_panel=_IMAGES,
     ),
 ]
 GroupBy = Annotated[
     str | None,
     typer.Option(
-        metavar="REGEX", help="keep files together in one split whose names agree in this expression's ( ) group"
+        metavar="REGEX",
+        help="keep files together in one split whose names agree in this expression's ( ) group",
+        rich_help_panel=_IMAGES,
     ),
 ]
 Stem = Annotated[
     str,
-    typer.Option(help="the networks' first layers: auto, small, medium, large; of one network: NAME:STEM in its name"),
+    typer.Option(
+        help="the networks' first layers: auto, small, medium, large; of one network: NAME:STEM in its name",
+        rich_help_panel=_TRAINED,
+    ),
 ]
-Out = Annotated[Path | None, typer.Option(help="folder for the model, all artifacts and the reports")]
-Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="seed of initial weights, order and augmentation")]
+Out = Annotated[
+    Path | None, typer.Option(help="folder for the model, all artifacts and the reports", rich_help_panel=_OUTPUT)
+]
+Seed = Annotated[
+    int,
+    typer.Option(
+        min=0, max=2**31 - 1, help="seed of initial weights, order and augmentation", rich_help_panel=_TRAINED
+    ),
+]
 Targets = Annotated[
     list[str] | None,
     typer.Option(
@@ -72,6 +102,7 @@ Targets = Annotated[
         help="where the model shall run: cpu (the default); mcu (TensorFlow Lite Micro); npu[:ACCELERATOR] (Arm "
         "Ethos-U, estimated); ssh:USER@HOST[:PORT] (a device; ?python=PATH behind it names its Python); may be "
         "repeated: limits and choice are about the first",
+        rich_help_panel=_RUNS,
     ),
 ]
 Cluster = Annotated[
@@ -79,6 +110,7 @@ Cluster = Annotated[
     typer.Option(
         metavar="ADDRESS",
         help="make the stages on a Ray cluster: HOST:PORT, ray://HOST:PORT, auto, or local[:CORES]",
+        rich_help_panel=_TRAINED,
     ),
 ]
 Labels = Annotated[Path | None, typer.Option(help="file with one class name a line, in the order of the outputs")]
@@ -86,10 +118,11 @@ Mean = Annotated[
     str | None,
     typer.Option(
         help="pixel mean of the model's training: one number or three, for pixels from 0 to 1 or 0 to 255; or half, "
-        "unit, pixels, imagenet, cifar"
+        "unit, pixels, imagenet, cifar",
+        rich_help_panel=_YOURS,
     ),
 ]
-Std = Annotated[str | None, typer.Option(help="pixel standard deviation, like --mean")]
+Std = Annotated[str | None, typer.Option(help="pixel standard deviation, like --mean", rich_help_panel=_YOURS)]
 Scale = Annotated[float | None, typer.Option(help="what pixels (0 to 255) are divided by before --mean and --std")]
 Layout = Annotated[str, typer.Option(help="order of the input's sides: auto, nhwc, nchw")]
 OpenSize = Annotated[
@@ -98,13 +131,17 @@ OpenSize = Annotated[
 ChannelOrder = Annotated[str, typer.Option(help="order of the input's channels: rgb, bgr")]
 
 OwnChannelOrder = Annotated[
-    str | None, typer.Option("--channel-order", help="order of your model's channels: rgb, bgr; default: found out")
+    str | None,
+    typer.Option(
+        "--channel-order", help="order of your model's channels: rgb, bgr; default: found out", rich_help_panel=_YOURS
+    ),
 ]
 OwnModel = Annotated[
     str | None,
     typer.Option(
         "--model",
         help="your own: file.py:FUNCTION, weights (.safetensors, .pt, .pth) with --network, .pt2, or float .tflite",
+        rich_help_panel=_YOURS,
     ),
 ]
 # What shells call a command that Ctrl-C ended; typer turns a KeyboardInterrupt into it.
@@ -117,6 +154,7 @@ Track = Annotated[
     typer.Option(
         metavar="TRACKER",
         help="log the work to mlflow[:URI] (default: mlflow.db here) or its curves to tensorboard:DIR; may be repeated",
+        rich_help_panel=_OUTPUT,
     ),
 ]
 
@@ -137,20 +175,31 @@ def optimize(
         str,
         typer.Option(
             help="low: smallest file, mid: balance at 30 images a second, high: accuracy; low and mid lose at most 1 "
-            "point; limits given take the place of its own"
+            "point; limits given take the place of its own",
+            rich_help_panel=_WANTED,
         ),
     ] = "mid",
-    max_size: Annotated[str | None, typer.Option(help="largest file (mcu and npu: flash): 100KB, 96KiB, 1.5MB")] = None,
-    max_latency: Annotated[str | None, typer.Option(help="longest time for one image, on the target: 2ms")] = None,
+    max_size: Annotated[
+        str | None, typer.Option(help="largest file (mcu and npu: flash): 100KB, 96KiB, 1.5MB", rich_help_panel=_WANTED)
+    ] = None,
+    max_latency: Annotated[
+        str | None, typer.Option(help="longest time for one image, on the target: 2ms", rich_help_panel=_WANTED)
+    ] = None,
     max_ram: Annotated[
         str | None,
         typer.Option(
-            help="most memory, 64KB, 20MB; mcu: tensor arena; npu: SRAM, estimated; else: what a process grows by"
+            help="most memory, 64KB, 20MB; mcu: tensor arena; npu: SRAM, estimated; else: what a process grows by",
+            rich_help_panel=_WANTED,
         ),
     ] = None,
-    min_accuracy: Annotated[float | None, typer.Option(help="least validation accuracy, 0 to 1")] = None,
+    min_accuracy: Annotated[
+        float | None, typer.Option(help="least validation accuracy, 0 to 1", rich_help_panel=_WANTED)
+    ] = None,
     max_drop: Annotated[
-        float | None, typer.Option(help="most accuracy lost against the best network without optimization, 0 to 1")
+        float | None,
+        typer.Option(
+            help="most accuracy lost against the best network without optimization, 0 to 1", rich_help_panel=_WANTED
+        ),
     ] = None,
     target: Targets = None,
     threads: Threads = 1,
@@ -162,7 +211,9 @@ def optimize(
     time: Annotated[
         str | None,
         typer.Option(
-            "--time", help="time to use up, searching after the setups: 5m, 2h; default: the setups alone, in 10m"
+            "--time",
+            help="time to use up, searching after the setups: 5m, 2h; default: the setups alone, in 10m",
+            rich_help_panel=_TRAINED,
         ),
     ] = None,
     epochs: Epochs = None,
@@ -212,39 +263,58 @@ def study(
     network: Networks = None,
     setup: Annotated[
         list[str] | None,
-        typer.Option(help="setup to measure on every network, may be repeated; default all; see `dlmo setups`"),
+        typer.Option(
+            help="setup to measure on every network, may be repeated; default all; see `dlmo setups`",
+            rich_help_panel=_TRAINED,
+        ),
     ] = None,
     recipe: Annotated[
-        list[str] | None, typer.Option(help='a recipe, alone or beside setups: "resnet20 > prune(0.9) > int8"')
+        list[str] | None,
+        typer.Option(help='a recipe, alone or beside setups: "resnet20 > prune(0.9) > int8"', rich_help_panel=_TRAINED),
     ] = None,
     model: OwnModel = None,
     mean: Mean = None,
     std: Std = None,
     channel_order: OwnChannelOrder = None,
-    seeds: Annotated[int, typer.Option(min=1, max=100, help="how many seeds to train each recipe with")] = 1,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=100, help="how many seeds to train each recipe with", rich_help_panel=_TRAINED)
+    ] = 1,
     target: Targets = None,
     threads: Threads = 1,
     time: Time = None,
     epochs: Annotated[
         list[str] | None,
         typer.Option(
-            help="epochs from scratch, instead of --time; NETWORK=EPOCHS for one of them or a teacher; may be repeated"
+            help="epochs from scratch, instead of --time; NETWORK=EPOCHS for one of them or a teacher; may be repeated",
+            rich_help_panel=_TRAINED,
         ),
     ] = None,
     input_size: InputSize = None,
     group_by: GroupBy = None,
     stem: Stem = "auto",
-    data: Annotated[Path | None, typer.Option(help="for paper, paper-kd: folder with the official files")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="for paper, paper-kd: folder with the official files", rich_help_panel=_IMAGES)
+    ] = None,
     dataset: Annotated[
-        list[str] | None, typer.Option(help="for paper: cifar10 or cifar100 alone; default both")
+        list[str] | None,
+        typer.Option(help="for paper: cifar10 or cifar100 alone; default both", rich_help_panel=_IMAGES),
     ] = None,
     kd: Annotated[
-        str, typer.Option(help='what KD stands for in setups, such as "kd(wide_resnet_40_2, loss=dkd)"')
+        str,
+        typer.Option(
+            help='what KD stands for in setups, such as "kd(wide_resnet_40_2, loss=dkd)"', rich_help_panel=_TRAINED
+        ),
     ] = "kd",
-    prune: Annotated[str, typer.Option(help='what PRN and PRQ prune by in setups, such as "prune(0.9)"')] = "prune",
+    prune: Annotated[
+        str, typer.Option(help='what PRN and PRQ prune by in setups, such as "prune(0.9)"', rich_help_panel=_TRAINED)
+    ] = "prune",
     train_only: Annotated[
         bool,
-        typer.Option("--train-only", help="stop when all is trained; needs no runtime, see docs/training-elsewhere.md"),
+        typer.Option(
+            "--train-only",
+            help="stop when all is trained; needs no runtime, see docs/training-elsewhere.md",
+            rich_help_panel=_TRAINED,
+        ),
     ] = False,
     track: Track = None,
     cluster: Cluster = None,
@@ -306,7 +376,12 @@ def compress(
         ),
     ],
     source: Source,
-    recipe: Annotated[str, typer.Option(help='steps, such as "prune_channels(0.5) > qat > int8"; see `dlmo setups`')],
+    recipe: Annotated[
+        str,
+        typer.Option(
+            help='steps, such as "prune_channels(0.5) > qat > int8"; see `dlmo setups`', rich_help_panel=_TRAINED
+        ),
+    ],
     network: Annotated[
         str | None, typer.Option(help="what the weights are for: a name (see `dlmo networks`) or file.py:FUNCTION")
     ] = None,
@@ -315,9 +390,12 @@ def compress(
     channel_order: OwnChannelOrder = None,
     target: Targets = None,
     threads: Threads = 1,
-    time: Annotated[str | None, typer.Option(help="what it may take, such as 30m; default: 10m")] = None,
+    time: Annotated[
+        str | None, typer.Option(help="what it may take, such as 30m; default: 10m", rich_help_panel=_TRAINED)
+    ] = None,
     epochs: Annotated[
-        float | None, typer.Option(help="epochs of each training step, instead of --time", callback=_whole)
+        float | None,
+        typer.Option(help="epochs of each training step, instead of --time", callback=_whole, rich_help_panel=_TRAINED),
     ] = None,
     input_size: InputSize = None,
     group_by: GroupBy = None,
@@ -549,8 +627,9 @@ def networks(as_json: Json = False) -> None:
     if as_json:
         _print_json([asdict(info) for info in networks.names()])
         return
+    print(f"{'':19}{'parameters':>11}{'MACs':>8}  (32x32 RGB, 10 classes; int8 takes a byte a parameter)")
     for info in networks.names():
-        print(f"{info.name:20}{info.description} ({info.paper})")
+        print(f"{info.name:19}{info.parameters:11,}{info.macs / 1e6:7,.0f}M  {info.description} ({info.paper})")
     print("Any name takes a width, mobilenet_v2@0.5, and a stem for another resolution, mobilenet_v2@0.5:medium.")
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from dlmo.errors import UserError
-from dlmo.networks import canonical, names
+from dlmo.networks import canonical, count, names
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,12 @@ def test_listed_names_are_canonical_and_unique() -> None:
     assert [canonical(name) for name in listed] == listed
     assert len(set(listed)) == len(listed)
     assert {"vgg", "resnet50", "resnet101", "wide_resnet_34_1", "mobilenet_v3_large"} <= set(listed)
+
+
+def test_what_networks_are_listed_to_cost_is_what_they_cost() -> None:
+    for info in names():
+        found = count(info.name, classes=10, input_shape=(32, 32, 3), stem="auto")
+        assert (info.parameters, info.macs) == (found.parameters, found.macs), info.name
 
 
 def test_names_need_no_torch() -> None:

@@ -1,7 +1,8 @@
 """Which networks there are and how their names are read. Imports no torch: listing and checking are instant.
 
 A name is a family's name, its numbers, an optional width and an optional stem: `mobilenet_v2`, `resnet20@0.5`,
-`wide_resnet_16_2`, `resnet20@0.5:medium`. A new family is one module with a `build` and one entry in FAMILIES.
+`wide_resnet_16_2`, `resnet20@0.5:medium`. A new family is one module with a `build`, one entry in
+FAMILIES and its lines in `costs.COSTS`.
 """
 
 import difflib
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dlmo.errors import UserError
+from dlmo.networks.costs import COSTS
 from dlmo.networks.stems import STRIDES
 
 MAX_WIDTH = 4.0
@@ -21,6 +23,7 @@ WIDTH_DIGITS = 3
 class NetworkInfo:
     """A network worth listing; its family may accept many more.
 
+    parameters, macs: of one 32x32 RGB image with ten classes, see `costs`.
     published_parameters: for `published_classes` classes and RGB images. Exact figures are torchvision's,
     rounded ones the paper's, of wide_resnet_16_2 arXiv:1612.03928's and of wide_resnet_34_1 the reference
     study's.
@@ -29,6 +32,8 @@ class NetworkInfo:
     name: str
     description: str
     paper: str
+    parameters: int
+    macs: int
     published_parameters: int | None = None
     published_classes: int | None = None
 
@@ -169,9 +174,9 @@ class ParsedName:
 def names() -> list[NetworkInfo]:
     """The networks worth listing, family by family, at width 1."""
     return [
-        NetworkInfo(name, description, family.paper, parameters, classes)
+        NetworkInfo(name, description, family.paper, *COSTS[name], published, classes)
         for family in FAMILIES
-        for name, (description, parameters, classes) in family.published.items()
+        for name, (description, published, classes) in family.published.items()
     ]
 
 
