@@ -8,6 +8,7 @@ import pytest
 from optuna.trial import TrialState
 
 from dlmo.errors import DeviceError, StoreError, UserError
+from dlmo.strategy import journal
 from dlmo.strategy import search as searching
 from dlmo.strategy.budget import make_budget
 from dlmo.strategy.evidence import Evidence
@@ -184,7 +185,7 @@ def test_what_an_earlier_search_found_best_is_trained_long_first(fresh, trained)
     search(fresh, SPACE, terms(fresh))
     trained.clear()
     again = terms(fresh, long=8, seconds=600)  # the same short trainings
-    best = searching._winners(fresh, SPACE, again)
+    best = journal.winners(fresh, journal.question(fresh, SPACE, again.threads, again.seed))
     search(fresh, SPACE, again)
     long = [recipe for recipe, epochs in trained if epochs == 8]
     assert best and set(long[: len(best)]) == set(best)
@@ -250,7 +251,7 @@ def test_what_other_code_found_is_asked_anew(fresh, trained, monkeypatch):
     before = len(trained)
     search(fresh, SPACE, terms(fresh))
     assert len(trained) == before
-    monkeypatch.setitem(searching.VERSIONS, "artifact", -1)
+    monkeypatch.setitem(journal.VERSIONS, "artifact", -1)
     search(fresh, SPACE, terms(fresh))
     assert len(trained) > before
 
@@ -348,12 +349,12 @@ def test_a_budget_that_was_met_and_is_no_more_is_searched_again(fresh, trained, 
 
 def test_a_line_cut_short_in_the_journal_is_taken_off(fresh, trained, tmp_path):
     first = search(fresh, SPACE, terms(fresh)).search
-    (journal,) = fresh.store.root.glob("search/*/journal.log")
-    whole = journal.read_bytes()
-    journal.write_bytes(whole + b'{"op_code": 4, "trial')
+    (file,) = fresh.store.root.glob("search/*/journal.log")
+    whole = file.read_bytes()
+    file.write_bytes(whole + b'{"op_code": 4, "trial')
     more = search(fresh, SPACE, terms(fresh, seconds=120)).search
     assert first.trials and {trial.recipe for trial in first.trials} <= {trial.recipe for trial in more.trials}
-    assert journal.read_bytes().startswith(whole)
+    assert file.read_bytes().startswith(whole)
 
 
 def test_what_the_time_left_does_not_allow_is_not_begun(fresh, trained):

@@ -169,7 +169,7 @@ def _waterfall(rungs: tuple[Rung, ...]) -> dict[str, dict]:
 
 def _steps_chart(rungs: tuple[Rung, ...], values: list[dict], layer: list[dict]) -> dict:
     """Rungs from top to bottom, a layer of marks beside their names."""
-    axis = {"labelLimit": 230, "ticks": False}
+    axis = {"labelLimit": 150, "ticks": False}
     names = [value["step"] for value in values]
     y = {"field": "step", "type": "nominal", "title": None, "scale": {"domain": names[: len(rungs)]}, "axis": axis}
     return {
@@ -184,9 +184,11 @@ def _steps_chart(rungs: tuple[Rung, ...], values: list[dict], layer: list[dict])
 
 
 def _step_bars(rungs: tuple[Rung, ...], field: str, unit: float, title: str) -> dict:
+    told = wording.milliseconds if field == "latency_ms" else wording.kilobytes
     values = [
-        {"step": _step_name(index, rung), "cost": float(f"{getattr(rung, field) / unit:.4g}"), "paid": rung.paid}
-        for index, rung in enumerate(rungs)
+        {"step": name, "cost": float(f"{cost / unit:.4g}"), "told": told(cost), "paid": rung.paid}
+        for name, rung in zip(_step_names(rungs), rungs)
+        for cost in (getattr(rung, field),)
     ]
     room = 1.4 * max(value["cost"] for value in values)  # for the figure beside the longest bar
     x = {
@@ -194,13 +196,13 @@ def _step_bars(rungs: tuple[Rung, ...], field: str, unit: float, title: str) -> 
         "type": "quantitative",
         "title": title,
         "scale": {"domain": [0, room]},
-        "axis": {"tickCount": 4},
+        "axis": {"tickCount": 4, "labelFlush": True},
     }
     colour = {"condition": {"test": "datum.paid", "value": COLOURS[0]}, "value": "var(--front)"}
     text = {"type": "text", "align": "left", "dx": 4, "color": "var(--ink)"}
     layer = [
         {"mark": {"type": "bar", "size": 18}, "encoding": {"x": x, "color": colour}},
-        {"mark": text, "encoding": {"x": x, "text": {"field": "cost", "type": "quantitative", "format": ",.4~r"}}},
+        {"mark": text, "encoding": {"x": x, "text": {"field": "told"}}},
     ]
     return _steps_chart(rungs, values, layer)
 
@@ -208,12 +210,13 @@ def _step_bars(rungs: tuple[Rung, ...], field: str, unit: float, title: str) -> 
 def _step_points(rungs: tuple[Rung, ...]) -> dict:
     kinds = {"validation": "validation_accuracy", "test": "accuracy"}
     values = [
-        {"step": _step_name(index, rung), "images": kind, "accuracy": round(100 * getattr(rung, field), 2)}
+        {"step": name, "images": kind, "accuracy": round(100 * getattr(rung, field), 2)}
         for kind, field in kinds.items()
-        for index, rung in enumerate(rungs)
+        for name, rung in zip(_step_names(rungs), rungs)
         if getattr(rung, field) is not None
     ]
-    x = {"field": "accuracy", "type": "quantitative", "title": "% right", "axis": {"tickCount": 4}}
+    x = {"field": "accuracy", "type": "quantitative", "title": "% right"}
+    x["axis"] = {"tickCount": 4, "labelFlush": True}
     shape = {"field": "images", "type": "nominal", "legend": None}
     shape["scale"] = {"domain": list(kinds), "range": ["circle", "diamond"]}
     colour = {"field": "images", "type": "nominal", "legend": None, "scale": _colours(list(kinds))}
@@ -223,8 +226,11 @@ def _step_points(rungs: tuple[Rung, ...]) -> dict:
     return _steps_chart(rungs, values, [{"mark": mark, "encoding": encoding | {"tooltip": tooltip}}])
 
 
-def _step_name(index: int, rung: Rung) -> str:
-    return f"+ {rung.step}" if index else rung.step
+def _step_names(rungs: tuple[Rung, ...]) -> list[str]:
+    """The steps without their options, which the table beside the charts tells, but for a step that stands twice."""
+    plain = [rung.step.partition("(")[0] for rung in rungs]
+    names = [rung.step if plain.count(name) > 1 else name for name, rung in zip(plain, rungs)]
+    return [names[0], *(f"+ {name}" for name in names[1:])]
 
 
 def curve(run: Run, field: str, title: str, factor: float) -> dict:

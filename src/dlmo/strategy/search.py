@@ -12,13 +12,10 @@ can work on one, and who asks the same again with another budget gets what was f
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
-from dlmo.atomic import write_atomically
 from dlmo.errors import PASSING, UserError, one_line
 from dlmo.measure.accuracy import accuracy
 from dlmo.measure.statistics import wilson_interval
@@ -29,21 +26,17 @@ from dlmo.progress import SilentProgress
 from dlmo.strategy import evidence, legality
 from dlmo.strategy.budget import SERVICES, Budget, cost_shortfalls, running_of, shortfalls
 from dlmo.strategy.choose import pick
+from dlmo.strategy.journal import keep_winners, open_study, question, winners
 from dlmo.strategy.plan import QAT_COST, macs_of, remaining_seconds
-from dlmo.strategy.plan import VERSION as PLAN_VERSION
 from dlmo.strategy.space import Space
 from dlmo.strategy.waterfall import ladder, without_teacher
-from dlmo.study.keys import VERSIONS
 from dlmo.study.recipe import DynamicInt8, Float16, Float32, Int8, Qat, Recipe, parse
 from dlmo.study.results import Search, Trial, pareto_front
 from dlmo.study.stages import make_artifact, scores
-from dlmo.study.store import key_of
 from dlmo.study.trainings import check_steps
 from dlmo.study.workspace import Artifact, NetworkPlan, Workspace
 from dlmo.training.schedule import PROGRESSIVE_COST
 
-# Raise it when the proposals, or what is noted of them, would be others.
-_VERSION = 12
 # Of so many short trainings one is followed by a long one.
 _SHORT_PER_LONG = 3
 # Drawn at random before the sampler has something to go by.
@@ -103,7 +96,8 @@ class _Searcher:
     def __init__(self, workspace: Workspace, space: Space, terms: Terms) -> None:
         self._workspace, self._space, self._terms = workspace, space, terms
         self._begun, self._worked = time.monotonic(), 0.0
-        self._study = _open_study(workspace, space, terms)
+        self._asked = question(workspace, space, terms.threads, terms.seed)
+        self._study = open_study(workspace, self._asked, terms.short, space.first())
         self._notes = self._study.user_attrs  # what became of recipes, by several names; reading it again takes time
         self._passing: dict[str, object] = {}
         self._macs: dict[str, int] = {}
@@ -123,8 +117,8 @@ class _Searcher:
         accuracies = [budget.max_drop, budget.min_accuracy]
         if accuracies != [usual.max_drop, usual.min_accuracy]:
             asked["accuracy"] = accuracies
-        question = f"ended {json.dumps(asked)}"
-        ended = self._notes.get(question)
+        name = f"ended {json.dumps(asked)}"
+        ended = self._notes.get(name)
         stopped = None
         same = ended is not None and ended["seconds"] >= self._terms.seconds
         if same and not ended.get("failed"):
@@ -134,7 +128,7 @@ class _Searcher:
             stopped = self._go_on()
             # Something failed: the same question again tries it again, once.
             failed = bool(self._passing) and not same
-            self._note(question, {"seconds": self._terms.seconds, "reason": stopped, "failed": failed})
+            self._note(name, {"seconds": self._terms.seconds, "reason": stopped, "failed": failed})
         finalists = self._finalists()
         self._remember(finalists)
         recipes = {str(rung): rung for recipe in finalists for rung in self._rungs(recipe)}
@@ -152,7 +146,7 @@ class _Searcher:
         return Found(Search(trials, stopped, seconds, overhead), list(recipes.values()), plans)
 
     def _remember(self, finalists: list[Recipe]) -> None:
-        """Leave what was best to searches of other lengths: who gives more time begins with it."""
+        """Leave what was best to searches of other lengths."""
         wanted = {str(recipe) for recipe in finalists}
         found = {
             trial.user_attrs["recipe"]: trial.params
@@ -160,10 +154,7 @@ class _Searcher:
             if trial.user_attrs.get("recipe") in wanted
         }
         if found:
-            path = _winners_file(self._workspace, self._space, self._terms)
-            path.touch()  # Optuna's lock of a file that is not there would never be taken off after a kill
-            with _alone_with(path):
-                write_atomically(path, json.dumps(found).encode())
+            keep_winners(self._workspace, self._asked, found)
 
     def _ask_again(self) -> None:
         """Propose anew what other limits than these refused by its shape, and what there was no time for."""
@@ -452,8 +443,8 @@ class _Searcher:
         the rest of the front; last what breaks a limit by no more than another measurement might tell."""
         known = self._long()
         fitting = [trial for trial in short if not evidence.refusal(trial, self._terms.budget)]
-        winners = _winners(self._workspace, self._space, self._terms)
-        ranked = [trial for trial in fitting if trial.recipe in winners]
+        known_best = winners(self._workspace, self._asked)
+        ranked = [trial for trial in fitting if trial.recipe in known_best]
         ranked += [picked for tier in self._tiers if fitting and (picked := pick(fitting, tier))]
         ranked += sorted(self._front(fitting), key=lambda trial: -trial.validation_accuracy)
         ranked.sort(key=lambda trial: bool(cost_shortfalls(trial, self._terms.budget)))
@@ -513,86 +504,6 @@ def _trained_here(artifact: Artifact) -> bool:
     from dlmo.training.device import best_device
 
     return set(artifact.trained.devices) <= {best_device().describe()}
-
-
-def _open_study(workspace: Workspace, space: Space, terms: Terms):
-    """Optuna's study of this question in the store; not a part of the question: the budget, and the time."""
-    import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    asked = _question(workspace, space, terms) | {"epochs": terms.short}
-    folder = workspace.store.growing("search", key_of("search", _VERSION, asked))
-    journal = folder / "journal.log"
-    _mend(journal)
-    study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(journal))),
-        study_name="recipes",
-        directions=("maximize", "minimize", "minimize"),
-        load_if_exists=True,
-    )
-    for parameters in (*space.first(), *_winners(workspace, space, terms).values()):
-        study.enqueue_trial(parameters, skip_if_exists=True)
-    return study
-
-
-def _mend(journal: Path) -> None:
-    """Take off a last line that a full disk cut short: Optuna would read no further than to it, whatever follows."""
-    if not journal.exists() or _whole(journal) == journal.stat().st_size:
-        return
-    with _alone_with(journal):  # else it may be a line that another process is writing just now
-        os.truncate(journal, _whole(journal))
-
-
-@contextlib.contextmanager
-def _alone_with(path: Path) -> Iterator[None]:
-    """Holds Optuna's lock of a file."""
-    from optuna.storages.journal import JournalFileSymlinkLock
-
-    lock = JournalFileSymlinkLock(str(path))
-    lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _whole(journal: Path) -> int:
-    """Bytes of a journal's finished lines."""
-    return journal.read_bytes().rfind(b"\n") + 1
-
-
-def _question(workspace: Workspace, space: Space, terms: Terms) -> dict[str, object]:
-    """What is searched, whatever the time."""
-    return {
-        "dataset": workspace.dataset.fingerprint,
-        "own": workspace.own.fingerprint if workspace.own else None,
-        "stem": workspace.stem,
-        "target": workspace.target.name,
-        "machine": workspace.target.identity(),  # latencies decide what is refused
-        "threads": terms.threads,
-        "space": asdict(space),
-        "seed": terms.seed,
-        "augmentation": asdict(workspace.augmentation),
-        "class_weights": workspace.class_weights,
-        "stages": VERSIONS,  # what was found is of their code
-        "plans": PLAN_VERSION,  # and of schedules that these epochs stand for
-    }
-
-
-def _winners_file(workspace: Workspace, space: Space, terms: Terms) -> Path:
-    """Where a search leaves the parameters of its best recipes."""
-    asked = _question(workspace, space, terms) | {"what": "winners"}
-    return workspace.store.growing("search", key_of("search", _VERSION, asked)) / "winners.json"
-
-
-def _winners(workspace: Workspace, space: Space, terms: Terms) -> dict[str, dict[str, object]]:
-    """The parameters of what an earlier search, as a rule a shorter one, found best, by recipe."""
-    try:
-        return json.loads(_winners_file(workspace, space, terms).read_bytes() or "{}")
-    except FileNotFoundError:
-        return {}
 
 
 def _with_limits(tier: Budget, budget: Budget) -> Budget:
