@@ -7,11 +7,13 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from dlmo.errors import UserError
 from dlmo.report.terminal import print_run
 from dlmo.strategy.optimize import optimize
-from dlmo.strategy.options import Options, command_line
+from dlmo.strategy.options import Options, check_options, command_line
 from dlmo.strategy.remarks import guessed
 from dlmo.strategy.study import study
+from dlmo.study.recipe import parse
 
 
 @pytest.fixture
@@ -62,3 +64,10 @@ def test_a_command_is_written_as_the_command_line_reads_it():
     assert command_line("optimize", ["photos"], {"max_size": 1.5e6, "max_latency": 5e-5, "max_drop": 0.01}) == (
         "dlmo optimize photos --max-size 1500000 --max-latency 0.00005 --max-drop 0.01"
     )
+
+
+def test_a_latency_limit_is_not_for_a_cluster():
+    recipes = [parse("resnet8 > prune_channels(latency=1ms) > int8")]
+    check_options(Options(), recipes)
+    with pytest.raises(UserError, match="--cluster: resnet8 .*: its latency limit is told by layers timed"):
+        check_options(Options(cluster="auto"), recipes)
