@@ -75,13 +75,20 @@ def assemble(labelled: Labelled, options: LoadOptions) -> Dataset:
             "one, are too narrow"
         )
     splits = train, given["validation"], given["test"]
+    digests = [list(map(_digest, split.images)) for split in splits]
     return Dataset(
         labelled.name,
         classes,
         *splits,
         labelled.preprocessing,
         labelled.skipped,
-        (*notes, *_imbalance(train, classes), *_dark(train), *_copies(*splits), *_contradictions(splits, classes)),
+        (
+            *notes,
+            *_imbalance(train, classes),
+            *_dark(train),
+            *_copies(*digests),
+            *_contradictions(splits, digests, classes),
+        ),
         fingerprint(classes, splits),
         _folds(train, len(given["validation"]), labelled, options) if labelled.validation is None else (),
         labelled.test is None,
@@ -168,30 +175,29 @@ def _imbalance(train: Split, classes: tuple[str, ...]) -> list[str]:
     ]
 
 
-def _copies(train: Split, validation: Split, test: Split) -> list[str]:
+def _copies(trained: list[bytes], chosen: list[bytes], tested: list[bytes]) -> list[str]:
     """Tells of images whose pixels, at input size, are also among those that were seen before them: test images that
-    training or choice sees, validation images that training sees."""
-    trained, chosen, tested = (list(map(_digest, split.images)) for split in (train, validation, test))
+    training or choice sees, validation images that training sees. Each split as digests of its images."""
     learned = set(trained)
     seen = learned.union(chosen)
     validated, copies = sum(d in learned for d in chosen), sum(d in seen for d in tested)
     notes = []
     if validated:
         notes.append(
-            f"{validated} of {len(validation)} validation images, which the choice is made on, are exact copies of a "
+            f"{validated} of {len(chosen)} validation images, which the choice is made on, are exact copies of a "
             "training image"
         )
     if copies:
-        notes.append(f"{copies} of {len(test)} test images are exact copies of a training or validation image")
+        notes.append(f"{copies} of {len(tested)} test images are exact copies of a training or validation image")
     return notes
 
 
-def _contradictions(splits: Sequence[Split], classes: tuple[str, ...]) -> list[str]:
-    """Tells of images whose pixels, at input size, lie in more than one class."""
+def _contradictions(splits: Sequence[Split], digests: Sequence[list[bytes]], classes: tuple[str, ...]) -> list[str]:
+    """Tells of images whose pixels, at input size, lie in more than one class. digests: of each split's images."""
     labelled: dict[bytes, dict[int, list[str]]] = {}
-    for split in splits:
-        for pixels, label, name in zip(split.images, split.labels.tolist(), split.names):
-            labelled.setdefault(_digest(pixels), {}).setdefault(label, []).append(name)
+    for split, seen in zip(splits, digests):
+        for digest, label, name in zip(seen, split.labels.tolist(), split.names):
+            labelled.setdefault(digest, {}).setdefault(label, []).append(name)
     several = [found for found in labelled.values() if len(found) > 1]
     if not several:
         return []

@@ -119,14 +119,16 @@ def _input_size(items: list[Item], headers: list[Header], options: LoadOptions) 
 def _mostly_fill(side: int, sides: np.ndarray) -> list[str]:
     """What to ask for where images are so wide or so high that most of a square input is fill. sides: heights and
     widths, N x 2."""
-    height, width = (float(value) for value in np.median(sides / np.sqrt(sides.prod(1, keepdims=True)), axis=0))
+    height, width = np.median(sides, axis=0).tolist()
     fill = 1 - min(height / width, width / height)
     if fill < MOST_FILL:
         return []
-    rows, columns = (max(SIDE_STEP, SIDE_STEP * round(side * share / SIDE_STEP)) for share in (height, width))
+    scale = min(1.0, side / math.sqrt(height * width))  # as many pixels as the square has, and no more than there are
+    # Networks take 8 pixels and more.
+    rows, columns = (max(8, SIDE_STEP * round(scale * s / SIDE_STEP)) for s in (height, width))
     return [
-        f"{100 * fill:.0f} % of the input is fill, as the images are not square: --input-size {rows}x{columns} costs "
-        "as much and shows more of them"
+        f"{100 * fill:.0f} % of the input is fill, as the images are not square: --input-size {rows}x{columns} fits "
+        "them at no more arithmetic"
     ]
 
 
